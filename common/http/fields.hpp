@@ -1,0 +1,72 @@
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+
+/// What request heads and response heads have in common: tokens and field lines (RFC 9110, section
+/// 5).
+namespace common::http {
+
+/// One field line; the views point into the bytes that were parsed.
+struct Field {
+  std::string_view name;
+  std::string_view value;  ///< without the white space around it
+};
+
+/// tchar (RFC 9110, section 5.6.2).
+inline bool is_token_char(char c) {
+  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         kMarks.find(c) != std::string_view::npos;
+}
+
+inline bool is_token(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
+}
+
+inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+inline char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
+inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](char x, char y) { return to_lower(x) == to_lower(y); });
+}
+
+inline std::string_view trim(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
+/// Calls `visit(member)` for each member of a comma-separated list (RFC 9110, section 5.6.1).
+template <typename Visit>
+void for_each_member(std::string_view list, Visit visit) {
+  while (!list.empty()) {
+    const auto end = std::min(list.find(','), list.size());
+    visit(trim(list.substr(0, end)));
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+}
+
+/// Splits a field line, without its CRLF. Returns what is wrong with it, or nullptr.
+inline const char* parse_field(std::string_view line, Field& field) {
+  // RFC 9112, section 5.2: obs-fold.
+  if (line.front() == ' ' || line.front() == '\t') return "folded header lines are not accepted";
+  const auto colon = line.find(':');
+  if (colon == std::string_view::npos) return "a header line has no colon";
+  // RFC 9112, section 5.1: no white space between name and colon; it is no token character.
+  field.name = line.substr(0, colon);
+  if (!is_token(field.name)) return "a header name is not a token";
+  field.value = trim(line.substr(colon + 1));
+  // RFC 9110, section 5.5: field-vchar, SP and HTAB; obs-text is let through.
+  const auto is_control = [](char c) {
+    return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f;
+  };
+  if (std::any_of(field.value.begin(), field.value.end(), is_control)) {
+    return "a header value holds a control character";
+  }
+  return nullptr;
+}
+
+}  // namespace common::http

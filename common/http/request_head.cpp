@@ -1,0 +1,181 @@
+#include "common/http/request_head.hpp"
+
+#include <optional>
+
+namespace common::http {
+namespace {
+
+struct Parser {
+  RequestHead head;
+  std::optional<Refusal> refusal;
+
+  bool refuse(int status, const char* error) {
+    refusal = Refusal{status, error, head.method, head.path};
+    return false;
+  }
+
+  // RFC 9112, section 3.2: origin-form, absolute-form, and "*" for OPTIONS.
+  bool parse_target(std::string_view target) {
+    for (const char c : target) {
+      // RFC 9112, section 3.2: no white space or control character; a fragment is never sent. Bytes
+      // above 0x7f are not in the grammar, but curl sends what one types, and no two readers
+      // differ.
+      if (static_cast<unsigned char>(c) <= 0x20 || c == 0x7f || c == '#') {
+        return refuse(400, "the request target holds a character that must be escaped");
+      }
+    }
+    if (const auto scheme = target.find("://");
+        scheme != std::string_view::npos &&
+        (equal_ignoring_case(target.substr(0, scheme), "http") ||
+         equal_ignoring_case(target.substr(0, scheme), "https"))) {
+      target.remove_prefix(scheme + 3);
+      const auto path = target.find_first_of("/?");
+      if (path == 0) return refuse(400, "the request target has no host");
+      target.remove_prefix(std::min(path, target.size()));
+      if (target.empty()) target = "/";
+    }
+    const auto mark = std::min(target.find('?'), target.size());
+    head.path = target.substr(0, mark);
+    if (mark < target.size()) head.query = target.substr(mark + 1);
+    if (head.path.starts_with('/') || (target == "*" && head.method == "OPTIONS")) return true;
+    return refuse(400, "the request target is not a path");
+  }
+
+  // RFC 9112, section 3: method SP request-target SP HTTP-version, single spaces.
+  bool parse_request_line(std::string_view line) {
+    const auto first = line.find(' ');
+    const auto second = first == std::string_view::npos ? first : line.find(' ', first + 1);
+    if (second == std::string_view::npos || line.find(' ', second + 1) != std::string_view::npos) {
+      return refuse(400, "the request line is not 'method target version'");
+    }
+    if (!is_token(line.substr(0, first))) return refuse(400, "the method is not a token");
+    head.method = line.substr(0, first);
+    const auto version = line.substr(second + 1);
+    // RFC 9112, section 2.3: the name is case-sensitive, and both numbers are single digits.
+    if (version.size() != 8 || !version.starts_with("HTTP/") || !is_digit(version[5]) ||
+        version[6] != '.' || !is_digit(version[7])) {
+      return refuse(400, "the HTTP version is malformed");
+    }
+    if (version != "HTTP/1.1" && version != "HTTP/1.0") {
+      return refuse(505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+    }
+    head.http_1_0 = version == "HTTP/1.0";
+    return parse_target(line.substr(first + 1, second - first - 1));
+  }
+
+  bool check_fields() {
+    int hosts = 0;
+    std::optional<std::string_view> length;
+    bool chunked = false;
+    bool close = false;
+    bool keep_alive = !head.http_1_0;
+    for (const auto& [name, value] : head.fields) {
+      if (equal_ignoring_case(name, "host")) {
+        ++hosts;
+        // RFC 9110, section 7.2: uri-host [":" port]; a list, a path or a user is none.
+        if (value.find_first_of(" \t,/?#@\\\"<>") != std::string_view::npos) {
+          return refuse(400, "Host is not a host");
+        }
+      } else if (equal_ignoring_case(name, "content-length")) {
+        // RFC 9112, section 6.3, item 5: even equal copies and lists are refused.
+        if (length) return refuse(400, "more than one Content-Length");
+        if (value.empty() || value.size() > 18 ||
+            !std::all_of(value.begin(), value.end(), is_digit)) {
+          return refuse(400, "Content-Length is not a plain number");
+        }
+        length = value;
+      } else if (equal_ignoring_case(name, "transfer-encoding")) {
+        // RFC 9112, section 6.1: chunked must be the last coding; other codings are not known here.
+        if (chunked || !equal_ignoring_case(value, "chunked")) {
+          return refuse(400, "Transfer-Encoding is not 'chunked'");
+        }
+        chunked = true;
+      } else if (equal_ignoring_case(name, "content_length") ||
+                 equal_ignoring_case(name, "transfer_encoding")) {
+        // Gateways that fold '_' and '-' together would see a body where we see none.
+        return refuse(400, "a header name looks like a framing header but is none");
+      } else if (equal_ignoring_case(name, "connection")) {
+        for_each_member(value, [&](std::string_view option) {
+          close = close || equal_ignoring_case(option, "close");
+          keep_alive = keep_alive || equal_ignoring_case(option, "keep-alive");
+        });
+      }
+    }
+    // RFC 9112, section 3.2: exactly one Host in 1.1; two are as ambiguous in 1.0.
+    if (hosts > 1 || (hosts == 0 && !head.http_1_0)) {
+      return refuse(400, hosts > 1 ? "more than one Host" : "the Host header is missing");
+    }
+    // RFC 9112, section 6.1: the mark of request smuggling; and 1.0 knows no Transfer-Encoding.
+    if (chunked && length) return refuse(400, "both Transfer-Encoding and Content-Length");
+    if (chunked && head.http_1_0) return refuse(400, "Transfer-Encoding in HTTP/1.0");
+    head.has_body = chunked || (length && length->find_first_not_of('0') != std::string_view::npos);
+    // RFC 9110, section 9.3.1: a body of a GET has no meaning, and is a way to smuggle.
+    if (head.has_body && (head.method == "GET" || head.method == "HEAD")) {
+      return refuse(400, "a GET or HEAD request must not have a body");
+    }
+    head.keep_alive = keep_alive && !close;
+    return true;
+  }
+};
+
+}  // namespace
+
+std::string_view RequestHead::sole(std::string_view name) const {
+  std::string_view found;
+  int count = 0;
+  for (const auto& field : fields) {
+    if (!equal_ignoring_case(field.name, name)) continue;
+    found = field.value;
+    ++count;
+  }
+  return count == 1 ? found : std::string_view();
+}
+
+std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::string_view bytes) {
+  Parser parser;
+  std::size_t position = 0;
+  bool has_request_line = false;
+  // RFC 9112, section 2.2: one empty line before the request line is ignored.
+  if (bytes.starts_with("\r\n")) position = 2;
+  const std::size_t line_start = position;
+
+  for (;;) {
+    const auto end = bytes.find('\n', position);
+    const bool complete = end != std::string_view::npos;
+    const auto line = bytes.substr(position, complete ? end - position : end);
+    // Complete or not, what is too long is refused now: its end may never come.
+    if (!has_request_line && line.size() > kMaxRequestLine + (complete || line.ends_with('\r'))) {
+      parser.refuse(414, "the request line is longer than 8192 bytes");
+      return *parser.refusal;
+    }
+    if ((complete ? end + 1 : bytes.size()) - line_start > kMaxRequestHead) {
+      parser.refuse(431, "the request head is longer than 16384 bytes");
+      return *parser.refusal;
+    }
+    if (!complete) return IncompleteHead{};
+    // RFC 9112, section 2.2: CRLF ends a line; a bare LF or a bare CR is what readers disagree on.
+    if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
+      parser.refuse(400, "a line does not end in CRLF");
+      return *parser.refusal;
+    }
+    const auto text = line.substr(0, line.size() - 1);
+    position = end + 1;
+
+    if (!has_request_line) {
+      if (!parser.parse_request_line(text)) return *parser.refusal;
+      has_request_line = true;
+    } else if (text.empty()) {
+      parser.head.size = position;
+      if (!parser.check_fields()) return *parser.refusal;
+      return std::move(parser.head);
+    } else if (parser.head.fields.size() == kMaxRequestFields) {
+      parser.refuse(431, "the request has more than 100 header fields");
+      return *parser.refusal;
+    } else if (const char* error = parse_field(text, parser.head.fields.emplace_back())) {
+      parser.refuse(400, error);
+      return *parser.refusal;
+    }
+  }
+}
+
+}  // namespace common::http

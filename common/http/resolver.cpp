@@ -1,0 +1,121 @@
+#include "common/http/resolver.hpp"
+
+#include <ares.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+
+namespace common::http {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+bool parse_address(const std::string& host, std::uint16_t port, SocketAddress& address) {
+  auto& v4 = reinterpret_cast<sockaddr_in&>(address.storage);
+  auto& v6 = reinterpret_cast<sockaddr_in6&>(address.storage);
+  if (inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1) {
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons(port);
+    address.size = sizeof v4;
+  } else if (inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) == 1) {
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons(port);
+    address.size = sizeof v6;
+  }
+  return address.size != 0;
+}
+
+struct Lookup {
+  Resolution result;
+  bool done = false;
+};
+
+// Called for an answer, a failure, and when the channel is destroyed with the look-up under way.
+void on_answer(void* argument, int status, int, ares_addrinfo* found) {
+  auto& lookup = *static_cast<Lookup*>(argument);
+  lookup.done = true;
+  if (status != ARES_SUCCESS) {
+    lookup.result.timed_out = status == ARES_EDESTRUCTION;
+    lookup.result.error = ares_strerror(status);
+    return;
+  }
+  for (const ares_addrinfo_node* node = found->nodes; node != nullptr; node = node->ai_next) {
+    auto& address = lookup.result.addresses.emplace_back();
+    address.size = static_cast<socklen_t>(node->ai_addrlen);
+    std::memcpy(&address.storage, node->ai_addr, address.size);
+  }
+  ares_freeaddrinfo(found);
+}
+
+// One round of waiting for the name servers, no longer than c-ares or the deadline allow.
+void wait_for_servers(ares_channel channel, Clock::time_point deadline) {
+  std::array<ares_socket_t, ARES_GETSOCK_MAXNUM> sockets{};
+  const int wanted = ares_getsock(channel, sockets.data(), ARES_GETSOCK_MAXNUM);
+  std::array<pollfd, ARES_GETSOCK_MAXNUM> polled{};
+  nfds_t count = 0;
+  for (std::size_t i = 0; i < sockets.size(); ++i) {
+    const int events = (ARES_GETSOCK_READABLE(wanted, i) ? POLLIN : 0) |
+                       (ARES_GETSOCK_WRITABLE(wanted, i) ? POLLOUT : 0);
+    if (events != 0) polled[count++] = {sockets[i], static_cast<short>(events), 0};
+  }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  timeval limit{static_cast<time_t>(left / 1000), static_cast<suseconds_t>(left % 1000 * 1000)};
+  timeval buffer{};
+  const timeval* next = ares_timeout(channel, &limit, &buffer);
+  const int ready =
+      poll(polled.data(), count, static_cast<int>(next->tv_sec * 1000 + next->tv_usec / 1000 + 1));
+  if (ready <= 0) ares_process_fd(channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);  // time-outs only
+  for (nfds_t i = 0; i < count && ready > 0; ++i) {
+    const auto& each = polled[i];
+    if (each.revents == 0) continue;
+    ares_process_fd(channel, each.revents & ~POLLOUT ? each.fd : ARES_SOCKET_BAD,
+                    each.revents & POLLOUT ? each.fd : ARES_SOCKET_BAD);
+  }
+}
+
+}  // namespace
+
+Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
+                   const std::string& servers) {
+  Lookup lookup;
+  SocketAddress literal;
+  if (parse_address(host, port, literal)) {
+    lookup.result.addresses.push_back(literal);
+    return lookup.result;
+  }
+  static const int library = ares_library_init(ARES_LIB_INIT_ALL);
+  ares_channel channel = nullptr;
+  ares_options options{};
+  // A question is asked again after a third of the time, of the next server if there is one.
+  options.timeout =
+      std::max(1, static_cast<int>((deadline - Clock::now()) / std::chrono::milliseconds(3)));
+  options.tries = 3;
+  int status = library != ARES_SUCCESS
+                   ? library
+                   : ares_init_options(&channel, &options, ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES);
+  if (status == ARES_SUCCESS && !servers.empty()) {
+    status = ares_set_servers_ports_csv(channel, servers.c_str());
+  }
+  const auto destroy = [](ares_channel each) { ares_destroy(each); };
+  std::unique_ptr<std::remove_pointer_t<ares_channel>, decltype(destroy)> owner(channel, destroy);
+  if (status != ARES_SUCCESS) {
+    lookup.result.error = ares_strerror(status);
+    return lookup.result;
+  }
+
+  ares_addrinfo_hints hints{};
+  hints.ai_flags = ARES_AI_NUMERICSERV;
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  ares_getaddrinfo(channel, host.c_str(), std::to_string(port).c_str(), &hints, on_answer, &lookup);
+  while (!lookup.done && Clock::now() < deadline) wait_for_servers(channel, deadline);
+  if (!lookup.done) owner.reset();  // ends in on_answer
+  return lookup.result;
+}
+
+}  // namespace common::http

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <sys/socket.h>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace common::http {
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t size = 0;
+};
+
+struct Resolution {
+  std::vector<SocketAddress> addresses;  ///< in the order in which to try them
+  bool timed_out = false;                ///< the deadline passed before there was an answer
+  std::string error;                     ///< why there are none, otherwise
+};
+
+/// Looks `host` up, and gives up at `deadline`. With c-ares and not getaddrinfo(3), which knows no
+/// deadline: a resolver that hangs would keep a thread. `servers`: name servers as
+/// "address:port,...", instead of those of resolv.conf(5); for tests. Thread-safe, uses no thread
+/// of its own.
+Resolution resolve(const std::string& host, std::uint16_t port,
+                   std::chrono::steady_clock::time_point deadline, const std::string& servers = {});
+
+}  // namespace common::http

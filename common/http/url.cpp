@@ -1,0 +1,99 @@
+#include "common/http/url.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <stdexcept>
+
+namespace common::http {
+namespace {
+
+int hex_value(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+bool is_alnum(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+}  // namespace
+
+std::string percent_decode(std::string_view text, bool plus_is_space) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() && hex_value(text[i + 1]) >= 0 &&
+        hex_value(text[i + 2]) >= 0) {
+      out += static_cast<char>(hex_value(text[i + 1]) * 16 + hex_value(text[i + 2]));
+      i += 2;
+    } else {
+      out += text[i] == '+' && plus_is_space ? ' ' : text[i];
+    }
+  }
+  return out;
+}
+
+std::string percent_encode(std::string_view text) {
+  constexpr std::string_view kHex = "0123456789ABCDEF";
+  constexpr std::string_view kMarks = "-._~";
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    if (is_alnum(c) || kMarks.find(c) != std::string_view::npos) {
+      out += c;
+    } else {
+      const auto byte = static_cast<unsigned char>(c);
+      out += '%';
+      out += kHex[byte >> 4];
+      out += kHex[byte & 15];
+    }
+  }
+  return out;
+}
+
+std::string BaseUrl::authority() const {
+  std::string out = host.find(':') == std::string::npos ? host : "[" + host + "]";
+  if (port != 80) out += ":" + std::to_string(port);
+  return out;
+}
+
+BaseUrl parse_base_url(std::string_view text) {
+  constexpr std::string_view kScheme = "http://";
+  if (!text.starts_with(kScheme)) throw std::invalid_argument("it must begin with http://");
+  text.remove_prefix(kScheme.size());
+  if (text.ends_with('/')) text.remove_suffix(1);
+
+  BaseUrl url;
+  if (text.starts_with('[')) {
+    const auto end = text.find(']');
+    if (end == std::string_view::npos) throw std::invalid_argument("the ']' is missing");
+    url.host = text.substr(1, end - 1);
+    text.remove_prefix(end + 1);
+    const auto is_address = [](char c) { return hex_value(c) >= 0 || c == ':' || c == '.'; };
+    if (!std::all_of(url.host.begin(), url.host.end(), is_address)) {
+      throw std::invalid_argument("the brackets must hold an IPv6 address");
+    }
+  } else {
+    const auto end = std::min(text.find(':'), text.size());
+    url.host = text.substr(0, end);
+    text.remove_prefix(end);
+    const auto is_name = [](char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_'; };
+    if (!std::all_of(url.host.begin(), url.host.end(), is_name)) {
+      throw std::invalid_argument("only a host and a port may follow http://");
+    }
+  }
+  if (url.host.empty()) throw std::invalid_argument("the host is missing");
+
+  if (!text.empty()) {
+    text.remove_prefix(1);
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), url.port);
+    if (error != std::errc() || end != text.data() + text.size() || url.port == 0) {
+      throw std::invalid_argument("the port must be a number from 1 to 65535");
+    }
+  }
+  return url;
+}
+
+}  // namespace common::http

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace common::http {
+
+/// Decodes each %XX once; an escape that is not two hex digits stays as it is.
+/// `plus_is_space`: as in application/x-www-form-urlencoded, for queries (WHATWG URL, section 5.1).
+std::string percent_decode(std::string_view text, bool plus_is_space);
+
+/// Escapes every byte but the unreserved ones (RFC 3986, section 2.3).
+std::string percent_encode(std::string_view text);
+
+/// Where a service is reached: http://host[:port][/]. No other scheme, path, query or user.
+struct BaseUrl {
+  std::string host;  ///< name, IPv4 address, or IPv6 address without brackets
+  std::uint16_t port = 80;
+
+  /// What goes into a Host field: brackets round an IPv6 address, no port where it is 80.
+  std::string authority() const;
+};
+
+/// Parses `text`; throws std::invalid_argument with a sentence that says what is wrong.
+BaseUrl parse_base_url(std::string_view text);
+
+}  // namespace common::http
