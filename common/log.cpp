@@ -1,0 +1,259 @@
+#include "common/log.hpp"
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/base_sink.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <ctime>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+namespace common {
+namespace {
+
+constexpr auto kFlushInterval = std::chrono::milliseconds(50);
+constexpr std::size_t kFlushSize = 64 * 1024;
+constexpr std::size_t kMaxWaiting = 8 * 1024 * 1024;
+constexpr std::size_t kMaxEndpoint = 256;
+
+std::string quote(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+bool needs_quotes(std::string_view text) {
+  return text.empty() || !std::all_of(text.begin(), text.end(), [](char c) {
+           return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';
+         });
+}
+
+// 2026-11-23T06:47:01.123456Z; all but the fraction is made once a second.
+void append_time(std::string& line, std::chrono::system_clock::time_point time) {
+  const auto micros =
+      std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+  thread_local std::time_t made_at = -1;
+  thread_local std::string text;
+  if (const auto second = static_cast<std::time_t>(micros / 1'000'000); second != made_at) {
+    std::tm utc{};
+    gmtime_r(&second, &utc);
+    char buffer[32];
+    text.assign(buffer, std::strftime(buffer, sizeof buffer, "%Y-%m-%dT%H:%M:%S.", &utc));
+    made_at = second;
+  }
+  const auto fraction = std::to_string(micros % 1'000'000);
+  line += text;
+  line.append(6 - fraction.size(), '0');
+  line += fraction;
+  line += 'Z';
+}
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
+      return spdlog::level::off;
+  }
+  return spdlog::level::off;
+}
+
+}  // namespace
+
+std::string_view to_word(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarn:
+      return "warn";
+    case LogLevel::kError:
+      return "error";
+    case LogLevel::kOff:
+      return "off";
+  }
+  return "off";
+}
+
+std::string format_line(LogFormat format, std::chrono::system_clock::time_point time,
+                        LogLevel level, std::string_view service,
+                        const std::vector<LogField>& fields) {
+  const bool json = format == LogFormat::kJson;
+  std::string line;
+  line.reserve(320);
+  line += json ? "{\"time\":\"" : "time=";
+  append_time(line, time);
+  const auto begin_field = [&](std::string_view key) {
+    line += json ? ",\"" : " ";
+    line += key;
+    line += json ? "\":" : "=";
+  };
+  if (json) line += '"';
+  begin_field("level");
+  (json ? line += '"' : line) += to_word(level);
+  if (json) line += '"';
+  begin_field("service");
+  (json ? line += '"' : line) += service;
+  if (json) line += '"';
+  for (const auto& [key, value, number] : fields) {
+    begin_field(key);
+    if (json ? !number : needs_quotes(value)) {
+      line += quote(value);
+    } else {
+      line += value;
+    }
+  }
+  if (json) line += '}';
+  return line;
+}
+
+std::vector<LogField> request_fields(const http::Exchange& exchange) {
+  const auto micros =
+      std::chrono::duration_cast<std::chrono::microseconds>(exchange.latency).count();
+  const auto thousandths = std::to_string(1000 + micros % 1000);
+  std::vector<LogField> fields;
+  fields.reserve(7 + exchange.notes.size());
+  fields.push_back({"method", exchange.method.substr(0, 32)});
+  fields.push_back({"endpoint", exchange.endpoint.substr(0, kMaxEndpoint)});
+  fields.push_back({"status", std::to_string(exchange.status), true});
+  fields.push_back(
+      {"latency_ms", std::to_string(micros / 1000) + "." + thousandths.substr(1), true});
+  fields.insert(fields.end(), exchange.notes.begin(), exchange.notes.end());
+  fields.push_back({"request_id", exchange.request_id});
+  fields.push_back({"trace_id", exchange.trace.trace_id});
+  return fields;
+}
+
+LogLevel level_of(const http::Exchange& exchange) {
+  switch (exchange.outcome) {
+    case http::Exchange::Outcome::kOk:
+      return LogLevel::kInfo;
+    case http::Exchange::Outcome::kRefused:
+      return LogLevel::kWarn;
+    case http::Exchange::Outcome::kFailed:
+      return LogLevel::kError;
+  }
+  return LogLevel::kError;
+}
+
+/// Collects lines, and lets a thread write them: spdlog's own async logger wakes its thread for
+/// each line, which costs more than the line. base_sink's mutex guards `waiting_`.
+class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  Sink() : writer_([this] { run(); }) {}
+  ~Sink() override {
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    wake_.notify_all();
+    writer_.join();
+  }
+
+  /// How many lines were dropped, once there is room again; then counts anew.
+  std::uint64_t take_dropped() {
+    if (dropped_ == 0) return 0;
+    const std::lock_guard lock(mutex_);
+    return waiting_.empty() ? dropped_.exchange(0) : 0;
+  }
+
+  void write_out() {
+    std::unique_lock lock(mutex_);
+    const auto wanted = added_;
+    hurry_ = true;
+    wake_.notify_all();
+    written_changed_.wait(lock, [&] { return written_ >= wanted; });
+  }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (waiting_.size() > kMaxWaiting) {
+      ++dropped_;
+      return;
+    }
+    const bool first = waiting_.empty();
+    waiting_.append(message.payload.data(), message.payload.size());
+    waiting_ += '\n';
+    ++added_;
+    const bool many = waiting_.size() > kFlushSize && !hurry_;
+    hurry_ = hurry_ || many;
+    if (first || many) wake_.notify_one();
+  }
+  void flush_() override {}
+
+  void run() {
+    std::string writing;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return ended_ || hurry_ || !waiting_.empty(); });
+      wake_.wait_for(lock, kFlushInterval, [this] { return ended_ || hurry_; });
+      hurry_ = false;
+      writing.clear();
+      writing.swap(waiting_);
+      const auto upto = added_;
+      const bool last = ended_;
+      lock.unlock();
+      for (std::size_t done = 0; done < writing.size();) {
+        const auto count = ::write(STDOUT_FILENO, writing.data() + done, writing.size() - done);
+        if (count < 0 && errno != EINTR && errno != EAGAIN) break;  // nobody reads any more
+        if (count > 0) done += static_cast<std::size_t>(count);
+      }
+      if (writing.capacity() > 4 * kFlushSize) std::string().swap(writing);
+      lock.lock();
+      written_ = upto;
+      written_changed_.notify_all();
+      if (last && waiting_.empty()) return;
+    }
+  }
+
+  std::string waiting_;
+  std::uint64_t added_ = 0;
+  std::uint64_t written_ = 0;
+  std::atomic<std::uint64_t> dropped_{0};
+  bool hurry_ = false;
+  bool ended_ = false;
+  std::condition_variable wake_;
+  std::condition_variable written_changed_;
+  std::thread writer_;
+};
+
+Log::Log(std::string service, LogLevel level, LogFormat format)
+    : service_(std::move(service)), format_(format), sink_(std::make_shared<Sink>()) {
+  logger_ = std::make_unique<spdlog::logger>(service_, sink_);
+  logger_->set_level(to_spdlog(level));
+}
+
+Log::~Log() = default;
+
+void Log::request(const http::Exchange& exchange) {
+  const auto level = level_of(exchange);
+  if (logger_->should_log(to_spdlog(level))) write(level, request_fields(exchange));
+}
+
+void Log::event(LogLevel level, std::string_view msg, std::vector<LogField> fields) {
+  fields.insert(fields.begin(), {"msg", std::string(msg)});
+  write(level, fields);
+}
+
+void Log::write(LogLevel level, const std::vector<LogField>& fields) {
+  if (const auto dropped = sink_->take_dropped(); dropped > 0) {
+    event(LogLevel::kWarn, "log lines dropped, stdout was blocked",
+          {{"count", std::to_string(dropped), true}});
+  }
+  const auto line = format_line(format_, std::chrono::system_clock::now(), level, service_, fields);
+  logger_->log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+}
+
+void Log::flush() { sink_->write_out(); }
+
+}  // namespace common

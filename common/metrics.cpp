@@ -1,0 +1,173 @@
+#include "common/metrics.hpp"
+
+#include <dirent.h>
+#include <prometheus/histogram.h>
+#include <prometheus/text_serializer.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <fstream>
+
+namespace common {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+// Fine enough for an echo on the loopback, coarse enough for a drain.
+const prometheus::Histogram::BucketBoundaries kBuckets{
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1,    0.25,    0.5,    0.75,  1.0,    1.05,  2.5,  5.0,   10.0};
+
+// OpenTelemetry, http.request.method: what is not known is _OTHER.
+std::string_view known_method(const std::string& method) {
+  constexpr std::array<std::string_view, 9> kKnown{"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
+                                                   "OPTIONS", "CONNECT", "TRACE", "PATCH"};
+  const auto* found = std::find(kKnown.begin(), kKnown.end(), method);
+  return found == kKnown.end() ? "_OTHER" : *found;
+}
+
+MetricFamily family(const std::string& name, const std::string& help, MetricType type, double value,
+                    std::vector<ClientMetric::Label> labels = {}) {
+  MetricFamily out{name, help, type, {}};
+  auto& metric = out.metric.emplace_back();
+  metric.label = std::move(labels);
+  if (type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  return out;
+}
+
+double open_files() {
+  DIR* directory = opendir("/proc/self/fd");
+  if (directory == nullptr) return 0;
+  int count = -3;  // ".", "..", and the directory itself
+  while (readdir(directory) != nullptr) ++count;
+  closedir(directory);
+  return count;
+}
+
+double resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  double total = 0;
+  double resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+/// The names every Prometheus client library uses for the process itself.
+class ProcessMetrics final : public prometheus::Collectable {
+ public:
+  std::vector<MetricFamily> Collect() const override {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    rlimit files{};
+    getrlimit(RLIMIT_NOFILE, &files);
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+    };
+    return {family("process_cpu_seconds_total", "User and system CPU time spent, in seconds.",
+                   MetricType::Counter, seconds(usage.ru_utime) + seconds(usage.ru_stime)),
+            family("process_resident_memory_bytes", "Resident memory size in bytes.",
+                   MetricType::Gauge, resident_bytes()),
+            family("process_open_fds", "Number of open file descriptors.", MetricType::Gauge,
+                   open_files()),
+            family("process_max_fds", "Maximum number of open file descriptors.", MetricType::Gauge,
+                   static_cast<double>(files.rlim_cur)),
+            family("process_start_time_seconds", "Start time since the Unix epoch in seconds.",
+                   MetricType::Gauge, start_time_),
+            family("build_info", "Always 1; the version is a label.", MetricType::Gauge, 1,
+                   {{"version", PROJECT_VERSION}})};
+  }
+
+ private:
+  const double start_time_ = static_cast<double>(std::time(nullptr));
+};
+
+class Gauge final : public prometheus::Collectable {
+ public:
+  Gauge(std::string name, std::string help, std::function<double()> value)
+      : name_(std::move(name)), help_(std::move(help)), value_(std::move(value)) {}
+  std::vector<MetricFamily> Collect() const override {
+    return {family(name_, help_, MetricType::Gauge, value_())};
+  }
+
+ private:
+  const std::string name_;
+  const std::string help_;
+  const std::function<double()> value_;
+};
+
+}  // namespace
+
+Metrics::Metrics()
+    : server_requests_(prometheus::BuildHistogram()
+                           .Name("http_server_request_duration_seconds")
+                           .Help("Duration of answered HTTP requests.")
+                           .Register(registry_)),
+      gauges_{std::make_shared<ProcessMetrics>()} {}
+
+void Metrics::add_gauge(const std::string& name, const std::string& help,
+                        std::function<double()> value) {
+  gauges_.push_back(std::make_shared<Gauge>(name, help, std::move(value)));
+}
+
+void Metrics::request(const http::Exchange& exchange) {
+  const auto method = known_method(exchange.method);
+  prometheus::Histogram* histogram = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    auto& found = server_histograms_[{method, exchange.route, exchange.status}];
+    if (found == nullptr) {
+      std::map<std::string, std::string> labels{
+          {"http_request_method", std::string(method)},
+          {"http_response_status_code", std::to_string(exchange.status)}};
+      // OpenTelemetry: no http.route where none matched.
+      if (!exchange.route.empty()) labels.emplace("http_route", exchange.route);
+      found = &server_requests_.Add(labels, kBuckets);
+    }
+    histogram = found;
+  }
+  histogram->Observe(std::chrono::duration<double>(exchange.latency).count());
+}
+
+void Metrics::upstream_call(const std::string& address, int port, std::string_view error_type,
+                            std::chrono::nanoseconds duration) {
+  prometheus::Histogram* histogram = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (client_requests_ == nullptr) {
+      client_requests_ = &prometheus::BuildHistogram()
+                              .Name("http_client_request_duration_seconds")
+                              .Help("Duration of calls to the upstream service.")
+                              .Register(registry_);
+    }
+    auto found = client_histograms_.find(error_type);
+    if (found == client_histograms_.end()) {
+      std::map<std::string, std::string> labels{{"server_address", address},
+                                                {"server_port", std::to_string(port)}};
+      if (!error_type.empty()) labels.emplace("error_type", error_type);
+      found = client_histograms_
+                  .emplace(std::string(error_type), &client_requests_->Add(labels, kBuckets))
+                  .first;
+    }
+    histogram = found->second;
+  }
+  histogram->Observe(std::chrono::duration<double>(duration).count());
+}
+
+std::string Metrics::text() const {
+  auto families = registry_.Collect();
+  for (const auto& gauge : gauges_) {
+    for (auto& each : gauge->Collect()) families.push_back(std::move(each));
+  }
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace common

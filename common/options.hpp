@@ -1,0 +1,56 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "common/http/url.hpp"
+#include "common/log.hpp"
+
+namespace common {
+
+using Duration = std::chrono::milliseconds;
+
+/// What both services can be told. The members' values are the defaults.
+struct Options {
+  std::string host = "127.0.0.1";
+  int port = 0;
+  LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kLogfmt;
+  int max_connections = 10'000;
+  Duration drain_delay{0};
+  Duration drain_timeout{10'000};
+};
+
+/// "250ms", "1s", "1.5s" to milliseconds; nothing for anything else, or for more than a day.
+std::optional<Duration> parse_duration(const std::string& text);
+/// The shortest of these forms.
+std::string to_text(Duration duration);
+
+/// The command line. A flag wins over its environment variable, which wins over the default.
+/// Each variable must outlive parse().
+class OptionParser {
+ public:
+  /// Declares the flags of Options.
+  OptionParser(const std::string& service, const std::string& description, Options& options);
+
+  void add_number(const std::string& flag, int& value, int low, int high, const std::string& help);
+  void add_duration(const std::string& flag, Duration& value, Duration low,
+                    const std::string& help);
+  void add_url(const std::string& flag, std::string& value, const std::string& help);
+
+  /// Fills the variables in. Returns the code to exit with where the program shall not run: 0 after
+  /// --help and --version, 2 after one line on stderr that says what is wrong.
+  std::optional<int> parse(int argc, const char* const* argv);
+
+ private:
+  CLI::Option* add(const std::string& flag, const std::string& shown_default,
+                   const std::string& help, const std::string& accepted,
+                   std::function<bool(const std::string&)> take);
+
+  std::string service_;
+  CLI::App app_;
+};
+
+}  // namespace common

@@ -1,0 +1,148 @@
+#include "common/service.hpp"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <ctime>
+#include <iostream>
+#include <system_error>
+#include <thread>
+
+#include "common/json.hpp"
+
+namespace common {
+namespace {
+
+constexpr int kOwnFiles = 16;      // stdio, epoll, eventfds, the listener, /proc for /metrics
+constexpr int kRefusedFiles = 64;  // connections over the limit that are just being told so
+// Threads for handlers that do not block. More than there are cores only adds switches.
+constexpr int kThreads = 2;
+
+http::ServerOptions server_options(const Options& options, int blocking_calls) {
+  http::ServerOptions out;
+  out.host = options.host;
+  out.port = options.port;
+  out.threads = static_cast<std::size_t>(kThreads + blocking_calls);
+  out.max_connections = static_cast<std::size_t>(options.max_connections);
+  return out;
+}
+
+sigset_t stop_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+// Before any thread starts, so that all inherit it: the signals are taken by run() alone.
+std::string block_signals(const std::string& name) {
+  const auto signals = stop_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a reader of our log that ends must not end us
+  return name;
+}
+
+}  // namespace
+
+std::string fit_to_file_limit(Options& options, int& upstream_calls) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return {};
+  if (limit.rlim_cur < limit.rlim_max) {
+    const rlimit raised{limit.rlim_max, limit.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  }
+  const auto wanted = kOwnFiles + kRefusedFiles + options.max_connections + upstream_calls;
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
+  const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
+  upstream_calls = std::min(upstream_calls, available / 3);
+  options.max_connections =
+      std::max(1, available - upstream_calls - std::min(kRefusedFiles, available / 3));
+  return "the limit of open files (" + std::to_string(limit.rlim_cur) +
+         ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
+}
+
+Service::Service(const std::string& name, const Options& options, int blocking_calls)
+    : name_(block_signals(name)),
+      options_(options),
+      log_(name, options.log_level, options.log_format),
+      server_(server_options(options, blocking_calls)) {
+  metrics_.add_gauge("http_server_active_requests", "Requests under way.",
+                     [this] { return static_cast<double>(server_.active_requests()); });
+  metrics_.add_gauge("http_server_open_connections", "Open connections of clients.",
+                     [this] { return static_cast<double>(server_.open_connections()); });
+  server_.on_answer([this](const http::Exchange& exchange) {
+    metrics_.request(exchange);
+    log_.request(exchange);
+  });
+
+  server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
+    answer_json(response, 200, {{"status", "ok"}});
+  });
+  server_.Get("/ready", [this](const httplib::Request&, httplib::Response& response) {
+    const bool draining = server_.draining();
+    answer_json(response, draining ? 503 : 200, {{"status", draining ? "draining" : "ok"}});
+  });
+  server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+    response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
+  });
+}
+
+int Service::run(const std::vector<LogField>& configuration,
+                 const std::function<void()>& every_second) {
+  const auto address = options_.host + ":" + std::to_string(options_.port);
+  int port = 0;
+  try {
+    port = server_.bind();
+    server_.start();
+  } catch (const std::system_error& error) {
+    std::cerr << name_ << ": cannot listen on " << address << ": " << error.code().message();
+    if (error.code() == std::errc::address_in_use) {
+      std::cerr << "; to see who holds it: ss -ltnp 'sport = :" << options_.port << "'";
+    }
+    std::cerr << "\n";
+    return 1;
+  }
+
+  std::vector<LogField> fields{{"version", PROJECT_VERSION},
+                               {"host", options_.host},
+                               {"port", std::to_string(port), true},
+                               {"log_level", std::string(to_word(options_.log_level))},
+                               {"max_connections", std::to_string(options_.max_connections), true},
+                               {"drain_delay", to_text(options_.drain_delay)},
+                               {"drain_timeout", to_text(options_.drain_timeout)}};
+  fields.insert(fields.end(), configuration.begin(), configuration.end());
+  log_.event(LogLevel::kInfo, "listening", fields);
+
+  const auto signals = stop_signals();
+  const timespec second{1, 0};
+  int signal = -1;
+  while (signal < 0) {
+    signal = sigtimedwait(&signals, nullptr, &second);
+    every_second();
+  }
+  // A second signal now finds nobody waiting for it and ends the process at once.
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  log_.event(LogLevel::kInfo, "stopping",
+             {{"signal", signal == SIGTERM ? "SIGTERM" : "SIGINT"},
+              {"connections", std::to_string(server_.open_connections()), true}});
+  drain();
+  return 0;
+}
+
+void Service::drain() {
+  server_.begin_drain();
+  std::this_thread::sleep_for(options_.drain_delay);
+  if (server_.stop(options_.drain_timeout)) {
+    log_.event(LogLevel::kInfo, "stopped");
+    return;
+  }
+  log_.event(LogLevel::kWarn, "stopped, requests were cut off at the drain timeout");
+  log_.flush();
+  _exit(0);  // handlers may still run: nothing they use may be destroyed
+}
+
+}  // namespace common

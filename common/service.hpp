@@ -1,0 +1,46 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/http/server.hpp"
+#include "common/log.hpp"
+#include "common/metrics.hpp"
+#include "common/options.hpp"
+
+namespace common {
+
+/// Raises the limit of open files as far as it goes, and lowers `options.max_connections` and
+/// `upstream_calls` to what fits. Returns a sentence for the log where something was lowered.
+std::string fit_to_file_limit(Options& options, int& upstream_calls);
+
+/// The life of a service: log, metrics, the server with /health, /ready and /metrics, start, and
+/// what happens at SIGTERM. Make one, add handlers to server(), then run().
+class Service {
+ public:
+  /// `blocking_calls`: handlers that may be blocked at the same time. So many threads are added to
+  /// those that answer everything else.
+  Service(const std::string& name, const Options& options, int blocking_calls);
+
+  http::Server& server() { return server_; }
+  Log& log() { return log_; }
+  Metrics& metrics() { return metrics_; }
+
+  /// Serves until SIGTERM or SIGINT, then drains. `configuration`: further fields of the start
+  /// line. `every_second` is called about that often. Returns the exit code.
+  int run(
+      const std::vector<LogField>& configuration,
+      const std::function<void()>& every_second = [] {});
+
+ private:
+  void drain();
+
+  const std::string name_;
+  const Options options_;
+  Log log_;
+  Metrics metrics_;
+  http::Server server_;
+};
+
+}  // namespace common
