@@ -1,0 +1,17 @@
+#include "common/service.hpp"
+#include "service-a/routes.hpp"
+
+int main(int argc, char** argv) {
+  service_a::Options options;
+  common::OptionParser parser("service-a", "Service A: answers /echo?msg=hello.", options);
+  parser.add_duration("--delay", options.delay, common::Duration(0),
+                      "Answer every /echo this late, to see the other service's timeout");
+  if (const auto code = parser.parse(argc, argv)) return *code;
+
+  int no_calls = 0;
+  const auto warning = common::fit_to_file_limit(options, no_calls);
+  common::Service service("service-a", options, no_calls);
+  if (!warning.empty()) service.log().event(common::LogLevel::kWarn, warning);
+  service_a::add_routes(service.server(), options);
+  return service.run({{"delay", common::to_text(options.delay)}});
+}

@@ -1,0 +1,83 @@
+#include "service-b/echo_client.hpp"
+
+#include "common/http/request_head.hpp"
+#include "common/http/url.hpp"
+
+namespace service_b {
+namespace {
+
+using common::http::CallError;
+using common::http::CallFailure;
+
+std::string echo_target(const std::string& msg) {
+  return "/echo?msg=" + common::http::percent_encode(msg);
+}
+
+common::http::ClientOptions client_options(const Options& options) {
+  common::http::ClientOptions out;
+  out.budget = options.timeout;
+  out.max_calls = static_cast<std::size_t>(options.max_upstream_calls);
+  out.user_agent = "service-b";
+  return out;
+}
+
+}  // namespace
+
+EchoClient::EchoClient(const Options& options)
+    : timeout_(common::to_text(options.timeout)),
+      client_(common::http::parse_base_url(options.service_a_url), client_options(options)) {}
+
+bool EchoClient::fits(const std::string& msg) {
+  constexpr std::string_view kAroundTarget = "GET  HTTP/1.1";
+  return kAroundTarget.size() + echo_target(msg).size() <= common::http::kMaxRequestLine;
+}
+
+std::variant<nlohmann::json, Unavailable> EchoClient::echo(
+    const std::string& msg, const std::string& request_id,
+    const common::http::TraceContext& trace) {
+  httplib::Headers headers{{"X-Request-ID", request_id}, {"traceparent", trace.traceparent()}};
+  if (!trace.state.empty()) headers.emplace("tracestate", trace.state);
+  const auto called = client_.get(echo_target(msg), headers);
+  if (const auto* failure = std::get_if<CallFailure>(&called)) return describe(*failure);
+
+  const auto answer = nlohmann::json::parse(std::get<std::string>(called), nullptr, false);
+  const auto wrong = [&](const char* what) { return describe({CallError::kBadResponse, what}); };
+  if (answer.is_discarded()) return wrong("is not JSON");
+  if (!answer.is_object()) return wrong("is not a JSON object");
+  const auto echo = answer.find("echo");
+  if (echo == answer.end() || *echo != msg) return wrong("does not echo the msg that was sent");
+  // Made anew: nothing else that the answer may hold is passed on.
+  return nlohmann::json{{"echo", msg}};
+}
+
+/// The table of reasons: the only place that decides what becomes of a failure.
+Unavailable EchoClient::describe(const CallFailure& failure) const {
+  const auto service_a = "service-a at " + client_.url().authority();
+  const auto because = [&](const std::string& sentence) {
+    return failure.detail.empty() ? sentence : sentence + ": " + failure.detail;
+  };
+  switch (failure.error) {
+    case CallError::kConnectionRefused:
+      return {"connection_refused", "nobody listens for " + service_a};
+    case CallError::kUnreachable:
+      return {"unreachable", because(service_a + " cannot be reached")};
+    case CallError::kDnsFailure:
+      return {"dns_failure", because("the name of " + service_a + " does not resolve")};
+    case CallError::kTimeout:
+      return {"timeout", because(service_a + " did not answer within " + timeout_)};
+    case CallError::kConnectionClosed:
+      return {"connection_closed",
+              service_a + " closed the connection before its answer was complete"};
+    case CallError::kBadStatus:
+      return {"bad_status",
+              service_a + " answered with status " + std::to_string(failure.upstream_status),
+              failure.upstream_status};
+    case CallError::kBadResponse:
+      return {"bad_response", "the answer of " + service_a + " " + failure.detail};
+    case CallError::kOverloaded:
+      return {"overloaded", because("too many calls wait for " + service_a)};
+  }
+  return {"bad_response", "the answer of " + service_a + " cannot be used"};  // not reached
+}
+
+}  // namespace service_b

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "common/http/client.hpp"
+#include "common/http/exchange.hpp"
+#include "common/options.hpp"
+
+namespace service_b {
+
+struct Options : common::Options {
+  Options() { port = 8081; }
+  std::string service_a_url = "http://127.0.0.1:8080";
+  common::Duration timeout{1'000};  ///< the budget of a whole call to Service A
+  int max_upstream_calls = 64;      ///< more at the same time are answered `overloaded`
+};
+
+/// Why Service A gave no answer that Service B can pass on.
+struct Unavailable {
+  std::string_view reason;  ///< the word that users, the log and the metrics see
+  std::string sentence;     ///< for a person
+  int upstream_status = 0;  ///< with bad_status
+};
+
+/// Calls Service A's /echo, and decides what of its answers is right and what a failure is called.
+/// Thread-safe; echo() blocks for at most Options::timeout, whatever Service A does.
+class EchoClient {
+ public:
+  explicit EchoClient(const Options& options);
+
+  /// Whether Service A would accept the request line for this msg.
+  static bool fits(const std::string& msg);
+
+  /// Service A's {"echo":msg}, or why there is none. REQUIRES: msg is valid UTF-8 and fits().
+  std::variant<nlohmann::json, Unavailable> echo(const std::string& msg,
+                                                 const std::string& request_id,
+                                                 const common::http::TraceContext& trace);
+
+  void close_idle() { client_.close_idle(); }
+  std::size_t calls_under_way() const { return client_.calls_under_way(); }
+  const common::http::BaseUrl& url() const { return client_.url(); }
+
+ private:
+  Unavailable describe(const common::http::CallFailure& failure) const;
+
+  const std::string timeout_;
+  common::http::Client client_;
+};
+
+}  // namespace service_b
