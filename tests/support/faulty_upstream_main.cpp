@@ -1,0 +1,93 @@
+// faulty-upstream: a Service A that misbehaves in a chosen way, to watch what Service B does.
+
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iomanip>
+#include <iostream>
+#include <sstream>
+
+#include "support/faulty_upstream.hpp"
+
+namespace {
+
+// "503 timeout", "200": what Service B makes of it.
+std::string expectation(const tests::Mode& mode) {
+  if (mode.status == 0) return "";
+  std::string text = std::to_string(mode.status);
+  if (!mode.reason.empty()) text += " " + std::string(mode.reason);
+  return text;
+}
+
+std::string list_of_modes() {
+  std::ostringstream out;
+  const auto print = [&out](const tests::Mode& mode) {
+    out << "  " << std::left << std::setw(26) << mode.name << std::setw(23) << expectation(mode)
+        << mode.description << '\n';
+  };
+  print(tests::random_mode());
+  std::ranges::for_each(tests::modes(), print);
+  return out.str();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("A Service A that misbehaves in a chosen way. Runs until Ctrl+C.");
+  tests::FaultyUpstreamOptions options;
+  options.port = 8080;
+  std::string name;
+  bool list = false;
+  app.add_option("--host", options.host, "IPv4 address to listen on")->capture_default_str();
+  app.add_option("--port", options.port, "port to listen on; 0 picks a free one")
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "seed of the mode `random`")->capture_default_str();
+  app.add_flag("--list", list, "print the names of the modes and exit");
+  app.add_option("MODE", name, "what to do to the caller; see below");
+  app.footer("\nModes, and what Service B answers its caller:\n" + list_of_modes());
+
+  try {
+    app.parse(argc, argv);
+    if (list) {
+      std::cout << tests::random_mode() << '\n';
+      for (const auto& mode : tests::modes()) std::cout << mode << '\n';
+      return 0;
+    }
+    if (name.empty()) throw CLI::RequiredError("MODE");
+    if (tests::find_mode(name) == nullptr) {
+      throw CLI::ValidationError("MODE", "no mode \"" + name + "\"; --list names them");
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  // Blocked before there are threads, so that every thread inherits it and sigwait() gets them all.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGINT);
+  sigaddset(&stop_signals, SIGTERM);
+  ::pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+
+  options.on_connection = [](std::size_t number, const tests::Mode& mode) {
+    std::ostringstream line;
+    line << "connection=" << number << " mode=" << mode << " does=" << std::quoted(mode.description)
+         << '\n';
+    std::cout << line.str() << std::flush;
+  };
+  try {
+    const auto& mode = tests::mode_named(name);
+    const std::string host = options.host;
+    const tests::FaultyUpstream upstream(mode, std::move(options));
+    std::ostringstream line;
+    line << "service=faulty-upstream msg=\"listening\" host=" << host << " port=" << upstream.port()
+         << " mode=" << mode << '\n';
+    std::cout << line.str() << std::flush;
+    int number = 0;
+    ::sigwait(&stop_signals, &number);
+  } catch (const std::system_error& error) {
+    std::cerr << "faulty-upstream: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

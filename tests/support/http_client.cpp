@@ -1,0 +1,337 @@
+#include "support/http_client.hpp"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cstring>
+
+namespace tests {
+namespace {
+
+using std::chrono::milliseconds;
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  for (char& c : result) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return result;
+}
+
+std::string_view trim(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
+}
+
+// All of `text` as a number.
+template <typename Number>
+std::optional<Number> to_number(std::string_view text, int base = 10) {
+  Number number{};
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), number, base);
+  if (result.ec != std::errc() || result.ptr != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+// Status line and fields of `head`, which ends with an empty line.
+std::optional<Response> parse_head(std::string_view head) {
+  Response response;
+  response.head = head;
+  auto end = head.find("\r\n");
+  const auto line = head.substr(0, end);
+  if (line.size() < 12 || !line.starts_with("HTTP/1.") || line[8] != ' ') return std::nullopt;
+  const auto status = to_number<int>(line.substr(9, 3));
+  if (!status || (line.size() > 12 && line[12] != ' ')) return std::nullopt;
+  response.status = *status;
+  if (line.size() > 13) response.reason = line.substr(13);
+
+  for (head.remove_prefix(end + 2); !head.starts_with("\r\n"); head.remove_prefix(end + 2)) {
+    end = head.find("\r\n");
+    const auto field = head.substr(0, end);
+    const auto colon = field.find(':');
+    if (colon == std::string_view::npos) return std::nullopt;
+    response.headers.emplace_back(lower(field.substr(0, colon)), trim(field.substr(colon + 1)));
+  }
+  return response;
+}
+
+enum class Progress { kComplete, kIncomplete, kMalformed };
+
+// Decodes the chunked body at the start of `bytes`; `used` is its length there.
+Progress decode_chunks(std::string_view bytes, std::string& body, std::size_t& used) {
+  body.clear();
+  used = 0;
+  while (true) {
+    auto end = bytes.find("\r\n", used);
+    if (end == std::string_view::npos) return Progress::kIncomplete;
+    const auto line = bytes.substr(used, end - used);
+    const auto size = to_number<std::size_t>(trim(line.substr(0, line.find(';'))), 16);
+    if (!size) return Progress::kMalformed;
+    used = end + 2;
+    if (*size == 0) break;
+    if (bytes.size() - used < *size || bytes.size() - used - *size < 2)
+      return Progress::kIncomplete;
+    body.append(bytes.substr(used, *size));
+    used += *size;
+    if (bytes.substr(used, 2) != "\r\n") return Progress::kMalformed;
+    used += 2;
+  }
+  while (true) {  // the trailer section
+    const auto end = bytes.find("\r\n", used);
+    if (end == std::string_view::npos) return Progress::kIncomplete;
+    const bool last = end == used;
+    used = end + 2;
+    if (last) return Progress::kComplete;
+  }
+}
+
+}  // namespace
+
+std::optional<std::string> Response::header(std::string_view name) const {
+  const auto wanted = lower(name);
+  for (const auto& [key, value] : headers) {
+    if (key == wanted) return value;
+  }
+  return std::nullopt;
+}
+
+nlohmann::json Response::json() const { return nlohmann::json::parse(body, nullptr, false); }
+
+Connection::Connection(std::uint16_t port, std::string host)
+    : Connection(port, ConnectionOptions{.host = std::move(host)}) {}
+
+Connection::Connection(std::uint16_t port, const ConnectionOptions& options) {
+  const auto deadline = Clock::now() + options.connect_timeout;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  if (::inet_pton(AF_INET, options.host.c_str(), &address.sin_addr) != 1) {
+    error_ = "not an IPv4 address: " + options.host;
+    return;
+  }
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) {
+    error_ = std::string("socket: ") + std::strerror(errno);
+    return;
+  }
+  if (options.receive_buffer > 0) {
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &options.receive_buffer,
+                 sizeof options.receive_buffer);
+  }
+  const int one = 1;
+  ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+
+  int error = 0;
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    error = errno;
+  }
+  if (error == EINPROGRESS || error == EINTR) {
+    pollfd polled{fd.get(), POLLOUT, 0};
+    int ready = 0;
+    do {
+      ready = ::poll(&polled, 1, poll_timeout(deadline));
+    } while (ready < 0 && errno == EINTR);
+    error = ETIMEDOUT;
+    socklen_t size = sizeof error;
+    if (ready > 0) ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  }
+  if (error != 0) {
+    error_ = std::string("connect: ") + std::strerror(error);
+    return;
+  }
+  fd_ = std::move(fd);
+}
+
+bool Connection::send(std::string_view bytes, milliseconds timeout) {
+  if (!fd_) return false;
+  const auto deadline = Clock::now() + timeout;
+  while (!bytes.empty()) {
+    const auto count = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (count >= 0) {
+      bytes.remove_prefix(static_cast<std::size_t>(count));
+    } else if (errno == EAGAIN) {
+      pollfd polled{fd_.get(), POLLOUT, 0};
+      if (::poll(&polled, 1, poll_timeout(deadline)) == 0) {
+        error_ = "send: timeout";
+        return false;
+      }
+    } else if (errno != EINTR) {
+      error_ = std::string("send: ") + std::strerror(errno);
+      return false;
+    }
+  }
+  return true;
+}
+
+Connection::Fill Connection::fill(Clock::time_point deadline) {
+  if (!fd_) return Fill::kReset;
+  std::array<char, 65536> block{};
+  while (true) {
+    const auto count = ::recv(fd_.get(), block.data(), block.size(), 0);
+    if (count > 0) {
+      buffer_.append(block.data(), static_cast<std::size_t>(count));
+      return Fill::kData;
+    }
+    if (count == 0) return Fill::kClosed;
+    if (errno == EAGAIN) {
+      pollfd polled{fd_.get(), POLLIN, 0};
+      if (::poll(&polled, 1, poll_timeout(deadline)) == 0) return Fill::kTimeout;
+    } else if (errno != EINTR) {
+      return Fill::kReset;
+    }
+  }
+}
+
+std::optional<Response> Connection::fail(std::string why) {
+  error_ = std::move(why);
+  return std::nullopt;
+}
+
+std::optional<Response> Connection::read_response(milliseconds timeout, bool head_request) {
+  if (!fd_) return std::nullopt;  // error_ has the reason since the connect
+  const auto deadline = Clock::now() + timeout;
+  const auto why = [](Fill fill) {
+    switch (fill) {
+      case Fill::kClosed:
+        return "closed before a complete answer";
+      case Fill::kReset:
+        return "reset before a complete answer";
+      case Fill::kTimeout:
+        return "timeout before a complete answer";
+      case Fill::kData:
+        break;
+    }
+    return "";
+  };
+
+  // A peer that sends for ever never lets fill() wait, so the clock is asked here as well; but only
+  // after what has already arrived was read once.
+  bool asked = false;
+  const auto more = [&] {
+    if (std::exchange(asked, true) && Clock::now() >= deadline) return Fill::kTimeout;
+    return fill(deadline);
+  };
+
+  std::size_t head_end = 0;
+  while ((head_end = buffer_.find("\r\n\r\n")) == std::string::npos) {
+    const auto filled = more();
+    if (filled != Fill::kData) return fail(why(filled));
+  }
+  head_end += 4;
+  auto response = parse_head(std::string_view(buffer_).substr(0, head_end));
+  if (!response) return fail("not HTTP");
+
+  const auto take = [&](std::size_t body_end) {
+    buffer_.erase(0, body_end);
+    error_.clear();
+    return response;
+  };
+  const auto rest = [&] { return std::string_view(buffer_).substr(head_end); };
+
+  if (head_request || response->status < 200 || response->status == 204 ||
+      response->status == 304) {
+    return take(head_end);
+  }
+  if (lower(response->header("transfer-encoding").value_or("")) == "chunked") {
+    while (true) {
+      std::size_t used = 0;
+      const auto progress = decode_chunks(rest(), response->body, used);
+      if (progress == Progress::kComplete) return take(head_end + used);
+      if (progress == Progress::kMalformed) return fail("malformed chunk");
+      const auto filled = more();
+      if (filled != Fill::kData) return fail(why(filled));
+    }
+  }
+  if (const auto text = response->header("content-length")) {
+    const auto length = to_number<std::size_t>(*text);
+    if (!length) return fail("malformed Content-Length");
+    while (rest().size() < *length) {
+      const auto filled = more();
+      if (filled != Fill::kData) return fail(why(filled));
+    }
+    response->body = rest().substr(0, *length);
+    return take(head_end + *length);
+  }
+  while (true) {
+    const auto filled = more();
+    if (filled == Fill::kData) continue;
+    if (filled != Fill::kClosed) return fail(why(filled));
+    response->body = rest();
+    return take(buffer_.size());
+  }
+}
+
+std::string Connection::read_until_close(milliseconds timeout) {
+  closed_by_peer(timeout);
+  return std::exchange(buffer_, {});
+}
+
+bool Connection::closed_by_peer(milliseconds timeout) {
+  const auto deadline = Clock::now() + timeout;
+  while (true) {
+    const auto filled = fill(deadline);
+    if (filled == Fill::kTimeout || (filled == Fill::kData && Clock::now() >= deadline))
+      return false;
+    if (filled != Fill::kData) return true;
+  }
+}
+
+void Connection::shutdown_write() {
+  if (fd_) ::shutdown(fd_.get(), SHUT_WR);
+}
+
+void Connection::reset() {
+  if (!fd_) return;
+  const linger now{1, 0};
+  ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  fd_.reset();
+}
+
+Result get(std::uint16_t port, std::string_view target, const Headers& extra_headers,
+           milliseconds timeout, std::string_view method) {
+  const auto start = Clock::now();
+  const auto deadline = start + timeout;
+  const auto left = [deadline] { return milliseconds(poll_timeout(deadline)); };
+
+  std::string request = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\n";
+  bool has_host = false;
+  for (const auto& [name, value] : extra_headers) {
+    request += name + ": " + value + "\r\n";
+    has_host = has_host || lower(name) == "host";
+  }
+  if (!has_host) request += "Host: 127.0.0.1:" + std::to_string(port) + "\r\n";
+  request += "\r\n";
+
+  Result result;
+  Connection connection(port, ConnectionOptions{.connect_timeout = timeout});
+  // A peer may refuse, and close, before it read everything: its answer counts even if sending
+  // failed.
+  connection.send(request, left());
+  result.response = connection.read_response(left(), method == "HEAD");
+  result.elapsed = std::chrono::duration_cast<milliseconds>(Clock::now() - start);
+  if (!result.response) result.error = connection.error();
+  return result;
+}
+
+std::string percent_encode(std::string_view text) {
+  constexpr std::string_view kHex = "0123456789ABCDEF";
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80 && (std::isalnum(byte) != 0 || std::strchr("-._~", byte) != nullptr) &&
+        byte != 0) {
+      result += c;
+    } else {
+      result += '%';
+      result += kHex[byte >> 4U];
+      result += kHex[byte & 15U];
+    }
+  }
+  return result;
+}
+
+}  // namespace tests

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "support/posix.hpp"
+
+// An HTTP client on a bare socket: simple enough to be trusted, sends exactly the bytes it is
+// given, and shares no code with what it tests.
+
+namespace tests {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+struct Response {
+  int status = 0;
+  std::string reason;
+  Headers headers;   // in order, names in lower case, values without the white space around them
+  std::string body;  // chunks put together
+  std::string head;  // as received, up to and with the empty line
+
+  // The first of that name, in whatever case.
+  std::optional<std::string> header(std::string_view name) const;
+  // The body; a discarded value (is_discarded(), equal to nothing) when it is not JSON.
+  nlohmann::json json() const;
+};
+
+struct ConnectionOptions {
+  std::string host = "127.0.0.1";  // an IPv4 address
+  int receive_buffer = 0;          // SO_RCVBUF in bytes, set before connecting; 0: the system's
+  std::chrono::milliseconds connect_timeout = std::chrono::seconds(5);
+};
+
+// One TCP connection. Failures are values: connected() and error() tell. Not thread-safe.
+class Connection {
+ public:
+  explicit Connection(std::uint16_t port, std::string host = "127.0.0.1");
+  Connection(std::uint16_t port, const ConnectionOptions& options);
+
+  bool connected() const { return static_cast<bool>(fd_); }
+  // What went wrong last; empty when nothing did.
+  const std::string& error() const { return error_; }
+  int fd() const { return fd_.get(); }
+
+  // All of `bytes`; false when the peer is gone or takes no more for `timeout`.
+  bool send(std::string_view bytes, std::chrono::milliseconds timeout = std::chrono::seconds(5));
+
+  // The next answer, an interim one (1xx) included. nullopt when it is not complete within
+  // `timeout`, cut off or not HTTP: error() tells which. Bytes after the answer stay for the next
+  // call, and so do those of an incomplete one. `head_request`: the answer has no body, whatever
+  // its Content-Length.
+  std::optional<Response> read_response(std::chrono::milliseconds timeout = std::chrono::seconds(5),
+                                        bool head_request = false);
+
+  // All bytes, those left over first, until the peer closes or `timeout` is over.
+  std::string read_until_close(std::chrono::milliseconds timeout = std::chrono::seconds(5));
+
+  // Whether the peer closes or resets within `timeout`. Bytes before that are kept.
+  bool closed_by_peer(std::chrono::milliseconds timeout = std::chrono::seconds(5));
+
+  // Received, and not yet part of an answer.
+  const std::string& unread() const { return buffer_; }
+
+  void shutdown_write();
+  // Closes with a reset instead of a FIN.
+  void reset();
+
+ private:
+  enum class Fill { kData, kClosed, kReset, kTimeout };
+
+  Fill fill(Clock::time_point deadline);
+  std::optional<Response> fail(std::string why);
+
+  UniqueFd fd_;
+  std::string buffer_;
+  std::string error_;
+};
+
+struct Result {
+  std::optional<Response> response;
+  std::chrono::milliseconds elapsed{};  // from before the connect to the last byte
+  std::string error;                    // empty when there is a response
+
+  // The response's status; 0 when there is none.
+  int status() const { return response ? response->status : 0; }
+};
+
+// One request over a connection of its own. Sends Host unless `extra_headers` has one. `timeout`
+// bounds the whole exchange. Never throws for what the peer does.
+Result get(std::uint16_t port, std::string_view target, const Headers& extra_headers = {},
+           std::chrono::milliseconds timeout = std::chrono::seconds(5),
+           std::string_view method = "GET");
+
+// Everything but RFC 3986's unreserved characters becomes %XX.
+std::string percent_encode(std::string_view text);
+
+}  // namespace tests
