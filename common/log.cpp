@@ -53,16 +53,11 @@ void append_time(std::string& line, std::chrono::system_clock::time_point time) 
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug:
-      return spdlog::level::debug;
-    case LogLevel::kInfo:
-      return spdlog::level::info;
-    case LogLevel::kWarn:
-      return spdlog::level::warn;
-    case LogLevel::kError:
-      return spdlog::level::err;
-    case LogLevel::kOff:
-      return spdlog::level::off;
+    case LogLevel::kDebug: return spdlog::level::debug;
+    case LogLevel::kInfo: return spdlog::level::info;
+    case LogLevel::kWarn: return spdlog::level::warn;
+    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kOff: return spdlog::level::off;
   }
   return spdlog::level::off;
 }
@@ -71,16 +66,11 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 
 std::string_view to_word(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug:
-      return "debug";
-    case LogLevel::kInfo:
-      return "info";
-    case LogLevel::kWarn:
-      return "warn";
-    case LogLevel::kError:
-      return "error";
-    case LogLevel::kOff:
-      return "off";
+    case LogLevel::kDebug: return "debug";
+    case LogLevel::kInfo: return "info";
+    case LogLevel::kWarn: return "warn";
+    case LogLevel::kError: return "error";
+    case LogLevel::kOff: return "off";
   }
   return "off";
 }
@@ -136,12 +126,9 @@ std::vector<LogField> request_fields(const http::Exchange& exchange) {
 
 LogLevel level_of(const http::Exchange& exchange) {
   switch (exchange.outcome) {
-    case http::Exchange::Outcome::kOk:
-      return LogLevel::kInfo;
-    case http::Exchange::Outcome::kRefused:
-      return LogLevel::kWarn;
-    case http::Exchange::Outcome::kFailed:
-      return LogLevel::kError;
+    case http::Exchange::Outcome::kOk: return LogLevel::kInfo;
+    case http::Exchange::Outcome::kRefused: return LogLevel::kWarn;
+    case http::Exchange::Outcome::kFailed: return LogLevel::kError;
   }
   return LogLevel::kError;
 }

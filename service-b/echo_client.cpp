@@ -59,8 +59,7 @@ Unavailable EchoClient::describe(const CallFailure& failure) const {
   switch (failure.error) {
     case CallError::kConnectionRefused:
       return {"connection_refused", "nobody listens for " + service_a};
-    case CallError::kUnreachable:
-      return {"unreachable", because(service_a + " cannot be reached")};
+    case CallError::kUnreachable: return {"unreachable", because(service_a + " cannot be reached")};
     case CallError::kDnsFailure:
       return {"dns_failure", because("the name of " + service_a + " does not resolve")};
     case CallError::kTimeout:

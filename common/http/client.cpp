@@ -26,18 +26,15 @@ std::string text_of(int error) { return std::generic_category().message(error); 
 
 CallFailure failure_of(int error) {
   switch (error) {
-    case ECONNREFUSED:
-      return {CallError::kConnectionRefused, {}};
+    case ECONNREFUSED: return {CallError::kConnectionRefused, {}};
     case ETIMEDOUT:  // the kernel gave up before we did
       return {CallError::kTimeout, text_of(error)};
     case ECONNRESET:
-    case EPIPE:
-      return {CallError::kConnectionClosed, {}};
+    case EPIPE: return {CallError::kConnectionClosed, {}};
     case EMFILE:
     case ENFILE:
     case ENOBUFS:
-    case ENOMEM:
-      return {CallError::kOverloaded, text_of(error)};
+    case ENOMEM: return {CallError::kOverloaded, text_of(error)};
     default:  // no route, network down, not permitted by a filter: connect(2)
       return {CallError::kUnreachable, text_of(error)};
   }

@@ -5,6 +5,38 @@
 namespace common::http {
 namespace {
 
+// RFC 9110, section 7.2, and RFC 3986, section 3.2.2: a name or address, and perhaps ":" digits. No
+// user, and no comma, though the grammar has it: joined lines look like that.
+bool is_host_and_port(std::string_view text) {
+  const bool bracketed = text.starts_with('[');
+  const auto end = std::min(bracketed ? text.find(']') : text.find(':'), text.size());
+  constexpr std::string_view kMarks = "-._~%!$&'()*+;=";
+  const auto is_name = [&](char c) {
+    return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z') ||
+           (bracketed ? c == ':' || c == '.' : kMarks.find(c) != std::string_view::npos);
+  };
+  if (bracketed && end == text.size()) return false;
+  const auto name = text.substr(bracketed, end - bracketed);
+  const auto rest = text.substr(end + bracketed);
+  return std::all_of(name.begin(), name.end(), is_name) &&
+         (rest.empty() ||
+          (rest.front() == ':' && std::all_of(rest.begin() + 1, rest.end(), is_digit)));
+}
+
+// "Transfer_Encoding", "Transfer--Encoding" and the like. Gateways fold the marks in names together
+// (RFC 3875, section 4.1.18), and would see a body where we see none.
+bool looks_like_framing(std::string_view name) {
+  const auto spells = [&](std::string_view wanted) {
+    for (const char c : name) {
+      if (!is_digit(c) && (to_lower(c) < 'a' || to_lower(c) > 'z')) continue;
+      if (wanted.empty() || to_lower(c) != wanted.front()) return false;
+      wanted.remove_prefix(1);
+    }
+    return wanted.empty();
+  };
+  return spells("contentlength") || spells("transferencoding");
+}
+
 struct Parser {
   RequestHead head;
   std::optional<Refusal> refusal;
@@ -24,18 +56,23 @@ struct Parser {
         return refuse(400, "the request target holds a character that must be escaped");
       }
     }
-    if (const auto scheme = target.find("://");
-        scheme != std::string_view::npos &&
-        (equal_ignoring_case(target.substr(0, scheme), "http") ||
-         equal_ignoring_case(target.substr(0, scheme), "https"))) {
+    const auto scheme = std::min(target.find("://"), target.size());
+    const bool absolute = equal_ignoring_case(target.substr(0, scheme), "http") ||
+                          equal_ignoring_case(target.substr(0, scheme), "https");
+    if (absolute && scheme < target.size()) {
       target.remove_prefix(scheme + 3);
-      const auto path = target.find_first_of("/?");
-      if (path == 0) return refuse(400, "the request target has no host");
-      target.remove_prefix(std::min(path, target.size()));
+      const auto path = std::min(target.find_first_of("/?"), target.size());
+      // RFC 9110, sections 4.2.1 and 4.2.4: a host, and no user.
+      if (path == 0 || !is_host_and_port(target.substr(0, path))) {
+        return refuse(400, "the request target has no host");
+      }
+      target.remove_prefix(path);
       if (target.empty()) target = "/";
     }
     const auto mark = std::min(target.find('?'), target.size());
     head.path = target.substr(0, mark);
+    // RFC 9110, section 4.2.3: "http://host?query" has the path "/".
+    if (mark == 0 && mark < target.size() && absolute) head.path = "/";
     if (mark < target.size()) head.query = target.substr(mark + 1);
     if (head.path.starts_with('/') || (target == "*" && head.method == "OPTIONS")) return true;
     return refuse(400, "the request target is not a path");
@@ -72,10 +109,8 @@ struct Parser {
     for (const auto& [name, value] : head.fields) {
       if (equal_ignoring_case(name, "host")) {
         ++hosts;
-        // RFC 9110, section 7.2: uri-host [":" port]; a list, a path or a user is none.
-        if (value.find_first_of(" \t,/?#@\\\"<>") != std::string_view::npos) {
-          return refuse(400, "Host is not a host");
-        }
+        // RFC 9112, section 3.2. It may be empty.
+        if (!is_host_and_port(value)) return refuse(400, "Host is not a host");
       } else if (equal_ignoring_case(name, "content-length")) {
         // RFC 9112, section 6.3, item 5: even equal copies and lists are refused.
         if (length) return refuse(400, "more than one Content-Length");
@@ -90,9 +125,7 @@ struct Parser {
           return refuse(400, "Transfer-Encoding is not 'chunked'");
         }
         chunked = true;
-      } else if (equal_ignoring_case(name, "content_length") ||
-                 equal_ignoring_case(name, "transfer_encoding")) {
-        // Gateways that fold '_' and '-' together would see a body where we see none.
+      } else if (looks_like_framing(name)) {
         return refuse(400, "a header name looks like a framing header but is none");
       } else if (equal_ignoring_case(name, "connection")) {
         for_each_member(value, [&](std::string_view option) {
@@ -131,6 +164,16 @@ std::string_view RequestHead::sole(std::string_view name) const {
   return count == 1 ? found : std::string_view();
 }
 
+std::string RequestHead::list(std::string_view name) const {
+  std::string joined;
+  for (const auto& field : fields) {
+    if (!equal_ignoring_case(field.name, name)) continue;
+    if (!joined.empty()) joined += ',';
+    joined += field.value;
+  }
+  return joined;
+}
+
 std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::string_view bytes) {
   Parser parser;
   std::size_t position = 0;
@@ -144,7 +187,7 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
     const bool complete = end != std::string_view::npos;
     const auto line = bytes.substr(position, complete ? end - position : end);
     // Complete or not, what is too long is refused now: its end may never come.
-    if (!has_request_line && line.size() > kMaxRequestLine + (complete || line.ends_with('\r'))) {
+    if (!has_request_line && line.size() > kMaxRequestLine + line.ends_with('\r')) {
       parser.refuse(414, "the request line is longer than 8192 bytes");
       return *parser.refusal;
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -26,6 +27,9 @@ struct RequestHead {
 
   /// The value of the only field of that name; empty where there is none, or more than one.
   std::string_view sole(std::string_view name) const;
+
+  /// All values of that name, joined by commas (RFC 9110, section 5.3).
+  std::string list(std::string_view name) const;
 };
 
 /// Bytes that can only become a complete head if more arrive.

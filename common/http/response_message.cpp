@@ -102,10 +102,14 @@ bool decode_chunked(std::string_view& bytes, std::string& body, const char*& err
     body += bytes.substr(0, size);
     bytes.remove_prefix(size + 2);
   }
-  for (;;) {
+  for (const std::size_t limit = bytes.size();;) {
     const auto trailer = take_line(bytes, error);
-    if (!trailer) return false;
+    if (limit - (trailer ? bytes.size() : 0) > kMaxResponseHead) error = "has endless trailers";
+    if (!trailer || error) return false;
     if (trailer->empty()) return true;
+    Field field;
+    error = parse_field(*trailer, field);
+    if (error) return false;
   }
 }
 
@@ -169,7 +173,9 @@ Result parse_response(std::string_view bytes, bool ended) {
     bytes = {};
   }
   // Bytes behind the answer belong to no request of ours: nobody may take them for the next answer.
-  message.reusable = !ended && bytes.empty() && !head.close && (!head.http_1_0 || head.keep_alive);
+  // RFC 9112, section 6.1: after a Transfer-Encoding in 1.0 the connection must not go on.
+  message.reusable = !ended && bytes.empty() && !head.close &&
+                     (!head.http_1_0 || (head.keep_alive && !head.chunked));
   return message;
 }
 

@@ -28,9 +28,9 @@ using namespace std::chrono_literals;
 constexpr int kBacklog = 4096;                 // capped by net.core.somaxconn
 constexpr std::size_t kReadSize = 16'384;      // bytes taken from a socket at once
 constexpr std::size_t kMaxUnsent = 65'536;     // no further request is answered above that
-constexpr std::size_t kMaxLinger = 1u << 20;   // bytes thrown away after a refusal
+constexpr std::size_t kMaxLinger = 1u << 24;   // bytes thrown away after a refusal
 constexpr std::size_t kMaxRefusedAtOnce = 64;  // connections above the limit that hear a 503
-constexpr int kMaxRoundsPerTurn = 16;          // reads before another connection has its turn
+constexpr int kMaxRoundsPerTurn = 4;           // reads before another connection has its turn
 constexpr auto kFreshGrace =
     200ms;  // for the first request of a connection accepted before the stop
 constexpr auto kAcceptPause = 50ms;  // after running out of descriptors or memory
@@ -43,22 +43,14 @@ constexpr auto kTickWithDelay = 2ms;
 
 std::string_view reason_phrase(int status) {
   switch (status) {
-    case 400:
-      return "Bad Request";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 408:
-      return "Request Timeout";
-    case 414:
-      return "URI Too Long";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 503:
-      return "Service Unavailable";
-    case 505:
-      return "HTTP Version Not Supported";
+    case 400: return "Bad Request";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 414: return "URI Too Long";
+    case 431: return "Request Header Fields Too Large";
+    case 503: return "Service Unavailable";
+    case 505: return "HTTP Version Not Supported";
   }
   return "Internal Server Error";
 }
@@ -178,6 +170,7 @@ Server::Server(ServerOptions options) : options_(std::move(options)) {
         } catch (...) {
           current.exchange->note("error", "something that is no std::exception");
         }
+        response.headers.clear();
         response.status = 500;
         response.set_content("{\"error\":\"internal error\"}\n", "application/json");
       });
@@ -396,8 +389,7 @@ void Server::watch_deadlines() {
     if (phase == Phase::kBusy) continue;
     const bool expired = now >= connection.deadline.load();
     switch (phase) {
-      case Phase::kBusy:
-        break;
+      case Phase::kBusy: break;
       case Phase::kFresh:
       case Phase::kIdle:
       case Phase::kHead:
@@ -451,6 +443,7 @@ Server::Next Server::step(Connection& connection) {
     finish(connection.held->exchange);
     connection.held.reset();
   }
+  bool drained = false;
   for (int round = 0;; ++round) {
     while (connection.sent < connection.out.size()) {
       const auto count = ::send(connection.fd, connection.out.data() + connection.sent,
@@ -485,10 +478,15 @@ Server::Next Server::step(Connection& connection) {
       connection.deadline = Clock::now() + options_.linger_timeout;
     }
     if (connection.eof) return Next::kClose;
+    // What came after a read that took all there was will wake us again.
+    if (drained || (connection.closing && round >= kMaxRoundsPerTurn)) {
+      return connection.closing ? Next::kLinger : Next::kRead;
+    }
 
     thread_local std::array<char, kReadSize> buffer;
     const auto count = ::recv(connection.fd, buffer.data(), buffer.size(), 0);
     if (count > 0) {
+      drained = static_cast<std::size_t>(count) < buffer.size();
       if (connection.closing) {
         connection.thrown_away += static_cast<std::size_t>(count);
         if (connection.thrown_away > kMaxLinger || Clock::now() >= connection.deadline.load()) {
@@ -541,7 +539,7 @@ void Server::answer(Connection& connection, const RequestHead& head) {
   exchange.method = head.method;
   exchange.endpoint = head.path;
   exchange.request_id = accept_request_id(head.sole("x-request-id"));
-  exchange.trace = continue_trace(head.sole("traceparent"), head.sole("tracestate"));
+  exchange.trace = continue_trace(head.sole("traceparent"), head.list("tracestate"));
 
   const auto path = percent_decode(head.path, false);
   const auto route = routes_.find(path);
@@ -567,7 +565,7 @@ void Server::answer(Connection& connection, const RequestHead& head) {
                connection.closing ? "close" : (head.http_1_0 ? "keep-alive" : "")};
     const auto setup = [&](httplib::Request& parsed) { add_query(parsed, head.query); };
     bool closed = false;
-#ifdef CPPHTTPLIB_HEADER_MAX_COUNT  // 0.18 and later ask for the addresses
+#ifdef CPPHTTPLIB_HEADER_MAX_COUNT  // a newer version, which asks for the addresses
     process_request(stream, {}, 0, {}, 0, connection.closing, closed, setup);
 #else
     process_request(stream, connection.closing, closed, setup);
@@ -645,17 +643,12 @@ void Server::arm(Connection& connection, Next next) {
       connection.deadline = phase == Phase::kHead ? connection.head_start + options_.head_timeout
                                                   : now + options_.idle_timeout;
       break;
-    case Next::kWrite:
-      connection.deadline = now + options_.write_timeout;
-      break;
+    case Next::kWrite: connection.deadline = now + options_.write_timeout; break;
     case Next::kHold:
       connection.phase = Phase::kHeld;  // from here on it is the acceptor's
       return;
-    case Next::kLinger:
-      phase = Phase::kLingering;
-      break;
-    case Next::kClose:
-      return;
+    case Next::kLinger: phase = Phase::kLingering; break;
+    case Next::kClose: return;
   }
   connection.phase = phase;
   // Once armed, the connection may be another worker's, or gone. For a descriptor that is in the

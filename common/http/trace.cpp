@@ -73,7 +73,8 @@ TraceContext continue_trace(std::string_view traceparent, std::string_view trace
   if (is_traceparent(traceparent)) {
     trace.trace_id = traceparent.substr(3, 32);
     // Section 3.2.2.5: of a future version's flags only the known one, "sampled", is sent on.
-    trace.flags = (traceparent[54] & 1) != 0 ? "01" : "00";
+    constexpr std::string_view kOdd = "13579bdf";
+    trace.flags = kOdd.find(traceparent[54]) != std::string_view::npos ? "01" : "00";
     if (is_tracestate(tracestate)) trace.state = tracestate;
   } else {
     trace.trace_id = random_hex(32);

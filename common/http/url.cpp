@@ -1,5 +1,7 @@
 #include "common/http/url.hpp"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <charconv>
 #include <stdexcept>
@@ -71,8 +73,8 @@ BaseUrl parse_base_url(std::string_view text) {
     if (end == std::string_view::npos) throw std::invalid_argument("the ']' is missing");
     url.host = text.substr(1, end - 1);
     text.remove_prefix(end + 1);
-    const auto is_address = [](char c) { return hex_value(c) >= 0 || c == ':' || c == '.'; };
-    if (!std::all_of(url.host.begin(), url.host.end(), is_address)) {
+    in6_addr address{};
+    if (inet_pton(AF_INET6, url.host.c_str(), &address) != 1) {
       throw std::invalid_argument("the brackets must hold an IPv6 address");
     }
   } else {
@@ -87,6 +89,7 @@ BaseUrl parse_base_url(std::string_view text) {
   if (url.host.empty()) throw std::invalid_argument("the host is missing");
 
   if (!text.empty()) {
+    if (text.front() != ':') throw std::invalid_argument("only a port may follow the ']'");
     text.remove_prefix(1);
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), url.port);
     if (error != std::errc() || end != text.data() + text.size() || url.port == 0) {
