@@ -57,9 +57,10 @@ struct Parser {
       }
     }
     const auto scheme = std::min(target.find("://"), target.size());
-    const bool absolute = equal_ignoring_case(target.substr(0, scheme), "http") ||
-                          equal_ignoring_case(target.substr(0, scheme), "https");
-    if (absolute && scheme < target.size()) {
+    const bool absolute =
+        scheme < target.size() && (equal_ignoring_case(target.substr(0, scheme), "http") ||
+                                   equal_ignoring_case(target.substr(0, scheme), "https"));
+    if (absolute) {
       target.remove_prefix(scheme + 3);
       const auto path = std::min(target.find_first_of("/?"), target.size());
       // RFC 9110, sections 4.2.1 and 4.2.4: a host, and no user.
@@ -67,12 +68,11 @@ struct Parser {
         return refuse(400, "the request target has no host");
       }
       target.remove_prefix(path);
-      if (target.empty()) target = "/";
     }
     const auto mark = std::min(target.find('?'), target.size());
     head.path = target.substr(0, mark);
-    // RFC 9110, section 4.2.3: "http://host?query" has the path "/".
-    if (mark == 0 && mark < target.size() && absolute) head.path = "/";
+    // RFC 9110, section 4.2.3: "http://host" and "http://host?query" have the path "/".
+    if (absolute && head.path.empty()) head.path = "/";
     if (mark < target.size()) head.query = target.substr(mark + 1);
     if (head.path.starts_with('/') || (target == "*" && head.method == "OPTIONS")) return true;
     return refuse(400, "the request target is not a path");

@@ -56,8 +56,9 @@ std::string percent_encode(std::string_view text) {
 }
 
 std::string BaseUrl::authority() const {
-  std::string out = host.find(':') == std::string::npos ? host : "[" + host + "]";
-  if (port != 80) out += ":" + std::to_string(port);
+  std::string out = host;
+  if (host.find(':') != std::string::npos) out.insert(0, 1, '[').append(1, ']');
+  if (port != 80) out.append(1, ':').append(std::to_string(port));
   return out;
 }
 
