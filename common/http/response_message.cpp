@@ -146,9 +146,8 @@ Result parse_response(std::string_view bytes, bool ended) {
       if (error) return MalformedResponse{error};
       first = false;
     }
-    if (head.status == 101) return MalformedResponse{"switches to another protocol"};
-  } while (head.status <
-           200);  // RFC 9110, section 15.2: interim answers may come before the answer
+    // RFC 9110, section 15.2: interim answers may come before the answer; 101 is the last of HTTP.
+  } while (head.status < 200 && head.status != 101);
 
   ResponseMessage message;
   message.status = head.status;
