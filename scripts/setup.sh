@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Installs what is missing to build, run and test the services; a second run finds nothing to do.
+#   scripts/setup.sh        what a user needs
+#   scripts/setup.sh dev    and the tools of lint, sanitizers, fuzzing and CI
+set -euo pipefail
+
+packages=(g++ cmake ninja-build pkg-config curl
+          libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
+          libc-ares-dev libgtest-dev libgmock-dev)
+dev_packages=(git clang clang-format libclang-rt-14-dev shellcheck python3 iproute2 nftables
+              prometheus)
+
+case "${1-}" in
+  "") ;;
+  dev) packages+=("${dev_packages[@]}") ;;
+  *) echo "usage: scripts/setup.sh [dev]" >&2; exit 2 ;;
+esac
+
+# Elsewhere CMake downloads the libraries itself, all but c-ares.
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  if command -v c++ cmake ninja pkg-config curl >/dev/null && pkg-config --exists libcares; then
+    echo "setup: the tools are there; CMake downloads the libraries it does not find"
+    exit 0
+  fi
+  echo "setup: this is not Debian or Ubuntu; install a C++20 compiler, CMake 3.25, Ninja," \
+       "pkg-config, curl and the development files of c-ares" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  # shellcheck disable=SC2016  # ${Status} is dpkg-query's
+  status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) || true
+  [[ $status == "install ok installed" ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "setup: all packages are installed, nothing to do"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo >/dev/null; then
+    echo "setup: as root, run: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "setup: installing ${missing[*]}"
+
+# Debian starts the daemon of a package it installs; prometheus is wanted as a program for the tests.
+wants_prometheus=false
+[[ " ${missing[*]} " == *" prometheus "* ]] && wants_prometheus=true
+policy=/usr/sbin/policy-rc.d
+if $wants_prometheus && [[ ! -e $policy ]]; then
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+fi
+
+apt_get=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+         apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
+"${apt_get[@]}" update
+"${apt_get[@]}" install -y --no-install-recommends "${missing[@]}"
+if $wants_prometheus && command -v systemctl >/dev/null; then
+  "${as_root[@]}" systemctl disable prometheus  # nor at the next boot
+fi
+echo "setup: done"

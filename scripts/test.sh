@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs all tests.
+#   scripts/test.sh [options for ctest...]     such as: -L unit, -R timeout, --rerun-failed
+# env PRESET: dev (default), release, asan, tsan. env CI: warnings are errors.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+preset=${PRESET:-dev}
+
+# g++ 12's thread sanitizer dies with "unexpected memory mapping" where the kernel spreads addresses
+# widely. For the build too: it runs the tests to list them.
+fixed_addresses=()
+if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
+
+"${fixed_addresses[@]}" scripts/build.sh "$preset"
+exec "${fixed_addresses[@]}" ctest --preset "$preset" -j 2 "$@"
