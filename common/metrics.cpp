@@ -118,48 +118,47 @@ void Metrics::add_gauge(const std::string& name, const std::string& help,
   gauges_.push_back(std::make_shared<Gauge>(name, help, std::move(value)));
 }
 
-void Metrics::request(const http::Exchange& exchange) {
-  const auto method = known_method(exchange.method);
-  prometheus::Histogram* histogram = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    auto& found = server_histograms_[{method, exchange.route, exchange.status}];
-    if (found == nullptr) {
-      std::map<std::string, std::string> labels{
-          {"http_request_method", std::string(method)},
-          {"http_response_status_code", std::to_string(exchange.status)}};
-      // OpenTelemetry: no http.route where none matched.
-      if (!exchange.route.empty()) labels.emplace("http_route", exchange.route);
-      found = &server_requests_.Add(labels, kBuckets);
-    }
-    histogram = found;
+prometheus::Histogram& Metrics::server_histogram(const ServerKey& key) {
+  const auto& [method, route, status] = key;
+  const std::lock_guard lock(mutex_);
+  auto& found = server_histograms_[key];
+  if (found == nullptr) {
+    std::map<std::string, std::string> labels{
+        {"http_request_method", std::string(method)},
+        {"http_response_status_code", std::to_string(status)}};
+    // OpenTelemetry: no http.route where none matched.
+    if (!route.empty()) labels.emplace("http_route", route);
+    found = &server_requests_.Add(labels, kBuckets);
   }
-  histogram->Observe(std::chrono::duration<double>(exchange.latency).count());
+  return *found;
 }
 
-void Metrics::upstream_call(const std::string& address, int port, std::string_view error_type,
-                            std::chrono::nanoseconds duration) {
-  prometheus::Histogram* histogram = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    if (client_requests_ == nullptr) {
-      client_requests_ = &prometheus::BuildHistogram()
-                              .Name("http_client_request_duration_seconds")
-                              .Help("Duration of calls to the upstream service.")
-                              .Register(registry_);
-    }
-    auto found = client_histograms_.find(error_type);
-    if (found == client_histograms_.end()) {
-      std::map<std::string, std::string> labels{{"server_address", address},
-                                                {"server_port", std::to_string(port)}};
-      if (!error_type.empty()) labels.emplace("error_type", error_type);
-      found = client_histograms_
-                  .emplace(std::string(error_type), &client_requests_->Add(labels, kBuckets))
-                  .first;
-    }
-    histogram = found->second;
+void Metrics::expect_request(std::string_view route, int status) {
+  server_histogram({"GET", route, status});
+}
+
+void Metrics::request(const http::Exchange& exchange) {
+  server_histogram({known_method(exchange.method), exchange.route, exchange.status})
+      .Observe(std::chrono::duration<double>(exchange.latency).count());
+}
+
+void Metrics::expect_upstream(const std::string& address, int port,
+                              std::span<const std::string_view> error_types) {
+  auto& calls = prometheus::BuildHistogram()
+                    .Name("http_client_request_duration_seconds")
+                    .Help("Duration of calls to the upstream service.")
+                    .Register(registry_);
+  std::map<std::string, std::string> labels{{"server_address", address},
+                                            {"server_port", std::to_string(port)}};
+  client_histograms_[""] = &calls.Add(labels, kBuckets);
+  for (const auto error_type : error_types) {
+    labels["error_type"] = error_type;
+    client_histograms_[error_type] = &calls.Add(labels, kBuckets);
   }
-  histogram->Observe(std::chrono::duration<double>(duration).count());
+}
+
+void Metrics::upstream_call(std::string_view error_type, std::chrono::nanoseconds duration) {
+  client_histograms_.at(error_type)->Observe(std::chrono::duration<double>(duration).count());
 }
 
 std::string Metrics::text() const {

@@ -8,9 +8,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "common/http/exchange.hpp"
 
@@ -18,7 +20,7 @@ namespace common {
 
 /// The numbers behind /metrics, under OpenTelemetry's names in Prometheus form. Labels are bounded:
 /// registered paths, known methods, status codes and failure words, never what a client has sent.
-/// Thread-safe, once the gauges are added.
+/// Thread-safe, once the gauges and the upstream are added.
 class Metrics {
  public:
   Metrics();
@@ -26,12 +28,19 @@ class Metrics {
   /// A gauge whose value is asked for at each scrape.
   void add_gauge(const std::string& name, const std::string& help, std::function<double()> value);
 
+  /// Makes the series of GET `route` answered with `status` start at 0, so that a rate sees its
+  /// first event too. REQUIRES: `route` outlives this.
+  void expect_request(std::string_view route, int status);
+  /// The same for calls to `address`, for success and for each of `error_types`. Once, before the
+  /// first upstream_call().
+  void expect_upstream(const std::string& address, int port,
+                       std::span<const std::string_view> error_types);
+
   /// http_server_request_duration_seconds
   void request(const http::Exchange& exchange);
 
-  /// http_client_request_duration_seconds; `error_type` is empty on success.
-  void upstream_call(const std::string& address, int port, std::string_view error_type,
-                     std::chrono::nanoseconds duration);
+  /// http_client_request_duration_seconds; `error_type` is empty on success, or an expected one.
+  void upstream_call(std::string_view error_type, std::chrono::nanoseconds duration);
 
   /// Prometheus text format 0.0.4.
   std::string text() const;
@@ -41,13 +50,15 @@ class Metrics {
 
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Histogram>& server_requests_;
-  prometheus::Family<prometheus::Histogram>* client_requests_ = nullptr;
   std::vector<std::shared_ptr<prometheus::Collectable>> gauges_;
 
+  prometheus::Histogram& server_histogram(const ServerKey& key);
+
   // Finding a histogram by its labels costs more than observing: remembered by what identifies it.
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards server_histograms_
   std::map<ServerKey, prometheus::Histogram*> server_histograms_;
-  std::map<std::string, prometheus::Histogram*, std::less<>> client_histograms_;
+  std::map<std::string_view, prometheus::Histogram*>
+      client_histograms_;  // not changed after the start
 };
 
 }  // namespace common

@@ -73,6 +73,7 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
 CLI::Option* OptionParser::add(const std::string& flag, const std::string& shown_default,
                                const std::string& help, const std::string& accepted,
                                std::function<bool(const std::string&)> take) {
+  accepted_[flag] = accepted;
   const auto check = [take = std::move(take), accepted](const std::string& text) {
     return take(text) ? std::string() : "'" + text + "' is not accepted, give " + accepted;
   };
@@ -120,6 +121,15 @@ void OptionParser::add_url(const std::string& flag, std::string& value, const st
 }
 
 std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
+  // CLI11 takes "--port=" for a flag without a value, and does not say what it accepts.
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const auto found = accepted_.find(argument.substr(0, argument.size() - 1));
+    if (!argument.ends_with('=') || found == accepted_.end()) continue;
+    std::cerr << service_ << ": " << found->first << ": '' is not accepted, give " << found->second
+              << "\n";
+    return 2;
+  }
   try {
     app_.parse(argc, argv);
     return std::nullopt;

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -51,6 +52,7 @@ class OptionParser {
 
   std::string service_;
   CLI::App app_;
+  std::map<std::string, std::string> accepted_;  // what each flag takes, in words
 };
 
 }  // namespace common

@@ -93,6 +93,7 @@ int Service::run(const std::vector<LogField>& configuration,
                  const std::function<void()>& every_second) {
   const auto address = options_.host + ":" + std::to_string(options_.port);
   int port = 0;
+  for (const auto route : server_.routes()) metrics_.expect_request(route, 200);
   try {
     port = server_.bind();
     server_.start();

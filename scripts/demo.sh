@@ -56,9 +56,10 @@ within_3s() {
 start() {
   local log=$1
   shift
+  rm -f "$log"  # the start line of an earlier run must not be taken for this one's
   "$@" --host=127.0.0.1 --log-level=info --log-format=logfmt >"$log" &
   pid=$!
-  if ! within_3s grep -q msg=listening "$log"; then fail "$1 does not start"; fi
+  if ! within_3s grep -qs msg=listening "$log"; then fail "$1 does not start"; fi
   port=$(sed -n '/msg=listening/{s/.* port=\([0-9]*\).*/\1/p;q}' "$log")
   echo "  ${1##*/} runs: pid $pid, port $port"
 }

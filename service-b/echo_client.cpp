@@ -1,5 +1,7 @@
 #include "service-b/echo_client.hpp"
 
+#include <array>
+
 #include "common/http/request_head.hpp"
 #include "common/http/url.hpp"
 
@@ -8,6 +10,11 @@ namespace {
 
 using common::http::CallError;
 using common::http::CallFailure;
+
+// In the order of CallError.
+constexpr std::array<std::string_view, 8> kReasons{
+    "connection_refused", "unreachable", "dns_failure",  "timeout",
+    "connection_closed",  "bad_status",  "bad_response", "overloaded"};
 
 std::string echo_target(const std::string& msg) {
   return "/echo?msg=" + common::http::percent_encode(msg);
@@ -50,33 +57,37 @@ std::variant<nlohmann::json, Unavailable> EchoClient::echo(
   return nlohmann::json{{"echo", msg}};
 }
 
+std::span<const std::string_view> EchoClient::reasons() { return kReasons; }
+
 /// The table of reasons: the only place that decides what becomes of a failure.
 Unavailable EchoClient::describe(const CallFailure& failure) const {
   const auto service_a = "service-a at " + client_.url().authority();
-  const auto because = [&](const std::string& sentence) {
-    return failure.detail.empty() ? sentence : sentence + ": " + failure.detail;
-  };
+  const auto detail = failure.detail.empty() ? std::string() : " (" + failure.detail + ")";
+  Unavailable out{kReasons.at(static_cast<std::size_t>(failure.error)), {}, 0};
   switch (failure.error) {
-    case CallError::kConnectionRefused:
-      return {"connection_refused", "nobody listens for " + service_a};
-    case CallError::kUnreachable: return {"unreachable", because(service_a + " cannot be reached")};
+    case CallError::kConnectionRefused: out.sentence = "nobody listens for " + service_a; break;
+    case CallError::kUnreachable: out.sentence = service_a + " cannot be reached" + detail; break;
     case CallError::kDnsFailure:
-      return {"dns_failure", because("the name of " + service_a + " does not resolve")};
+      out.sentence = "the name of " + service_a + " does not resolve" + detail;
+      break;
     case CallError::kTimeout:
-      return {"timeout", because(service_a + " did not answer within " + timeout_)};
+      out.sentence = service_a + " did not answer within " + timeout_ + detail;
+      break;
     case CallError::kConnectionClosed:
-      return {"connection_closed",
-              service_a + " closed the connection before its answer was complete"};
+      out.sentence = service_a + " closed the connection before its answer was complete";
+      break;
     case CallError::kBadStatus:
-      return {"bad_status",
-              service_a + " answered with status " + std::to_string(failure.upstream_status),
-              failure.upstream_status};
+      out.sentence = service_a + " answered with status " + std::to_string(failure.upstream_status);
+      out.upstream_status = failure.upstream_status;
+      break;
     case CallError::kBadResponse:
-      return {"bad_response", "the answer of " + service_a + " " + failure.detail};
+      out.sentence = "the answer of " + service_a + " " + failure.detail;
+      break;
     case CallError::kOverloaded:
-      return {"overloaded", because("too many calls wait for " + service_a)};
+      out.sentence = "too many calls wait for " + service_a + detail;
+      break;
   }
-  return {"bad_response", "the answer of " + service_a + " cannot be used"};  // not reached
+  return out;
 }
 
 }  // namespace service_b

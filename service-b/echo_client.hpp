@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -30,6 +31,9 @@ struct Unavailable {
 class EchoClient {
  public:
   explicit EchoClient(const Options& options);
+
+  /// All words that Unavailable::reason can be.
+  static std::span<const std::string_view> reasons();
 
   /// Whether Service A would accept the request line for this msg.
   static bool fits(const std::string& msg);

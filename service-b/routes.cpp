@@ -36,6 +36,8 @@ void answer_unavailable(httplib::Response& response, const Unavailable& unavaila
 }  // namespace
 
 void add_routes(common::http::Server& server, EchoClient& service_a, common::Metrics& metrics) {
+  metrics.expect_upstream(service_a.url().host, service_a.url().port, EchoClient::reasons());
+  metrics.expect_request("/call-echo", 503);
   server.Get("/call-echo", [&service_a, &metrics](const httplib::Request& request,
                                                   httplib::Response& response,
                                                   common::http::Exchange& exchange) {
@@ -49,8 +51,7 @@ void add_routes(common::http::Server& server, EchoClient& service_a, common::Met
     const auto duration = Clock::now() - start;
     const auto* unavailable = std::get_if<Unavailable>(&result);
 
-    metrics.upstream_call(service_a.url().host, service_a.url().port,
-                          unavailable ? unavailable->reason : std::string_view(), duration);
+    metrics.upstream_call(unavailable ? unavailable->reason : std::string_view(), duration);
     exchange.note_number("upstream_ms", milliseconds(duration));
     response.set_header("Server-Timing", "service-a;dur=" + milliseconds(duration));
     if (unavailable) return answer_unavailable(response, *unavailable, exchange);

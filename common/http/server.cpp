@@ -92,15 +92,6 @@ class RequestStream final : public MemoryStream {
   std::string& answer_;
 };
 
-/// What the hooks of httplib::Server have to know of the request in process_request() on this
-/// thread.
-struct Current {
-  Exchange* exchange;
-  const Server::Handler* handler;
-  std::string_view connection;  // value of the Connection header, or empty for none
-};
-thread_local Current current{};
-
 /// Counts a request while it is under way.
 class Active {
  public:
@@ -131,6 +122,9 @@ void add_query(httplib::Request& request, std::string_view query) {
 struct Server::Connection {
   explicit Connection(int descriptor) : fd(descriptor) {}
 
+  // The value of the answer's Connection header, or empty for none.
+  std::string_view header() const { return closing ? "close" : http_1_0 ? "keep-alive" : ""; }
+
   // What the acceptor may look at while a worker owns the connection.
   enum class Phase { kFresh, kIdle, kHead, kBusy, kWriting, kHeld, kLingering };
   std::atomic<Phase> phase{Phase::kFresh};
@@ -144,16 +138,24 @@ struct Server::Connection {
   std::size_t thrown_away = 0;
   Clock::time_point head_start{};
   Clock::time_point write_start{};
-  struct Held {
-    Exchange exchange;
-    Active active;
-  };
-  std::unique_ptr<Held> held;  // its answer is in `out`, to be sent at `deadline`
-  bool answered = false;       // at least one request
-  bool closing = false;        // after what is in `out`
-  bool shut = false;           // our side is closed
-  bool eof = false;            // theirs is, or the acceptor has closed it for them
+  std::unique_ptr<Active> held;  // the first request of `in` waits for `deadline`
+  bool due = false;              // and has waited
+  bool http_1_0 = false;         // the request that is being answered
+  bool in_epoll = false;         // armed at least once
+  bool answered = false;         // at least one request
+  bool closing = false;          // after what is in `out`
+  bool shut = false;             // our side is closed
+  bool eof = false;              // theirs is, or the acceptor has closed it for them
 };
+
+/// What the hooks of httplib::Server have to know of the request in process_request() on this
+/// thread.
+struct Server::Current {
+  Exchange* exchange;
+  const Handler* handler;
+  Connection* connection;
+};
+thread_local Server::Current Server::current{};
 
 Server::Server(ServerOptions options) : options_(std::move(options)) {
   set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
@@ -175,13 +177,14 @@ Server::Server(ServerOptions options) : options_(std::move(options)) {
         response.set_content("{\"error\":\"internal error\"}\n", "application/json");
       });
   // Runs last, just before the head is written.
-  set_post_routing_handler([](const httplib::Request&, httplib::Response& response) {
+  set_post_routing_handler([this](const httplib::Request&, httplib::Response& response) {
+    // The stop may have begun while the handler ran.
+    current.connection->closing = current.connection->closing || draining_;
+    const auto connection = current.connection->header();
     response.headers.erase("Keep-Alive");
     response.headers.erase("Accept-Ranges");
     response.headers.erase("Connection");
-    if (!current.connection.empty()) {
-      response.set_header("Connection", std::string(current.connection));
-    }
+    if (!connection.empty()) response.set_header("Connection", std::string(connection));
     response.set_header("Date", http_date());
     response.set_header("X-Request-ID", current.exchange->request_id);
     current.exchange->status = response.status;
@@ -204,6 +207,12 @@ Server& Server::Get(const std::string& path, httplib::Server::Handler handler) {
   return Get(path, [handler = std::move(handler)](const httplib::Request& request,
                                                   httplib::Response& response,
                                                   Exchange&) { handler(request, response); });
+}
+
+std::vector<std::string_view> Server::routes() const {
+  std::vector<std::string_view> paths;
+  for (const auto& [path, route] : routes_) paths.push_back(path);
+  return paths;
 }
 
 // --- life cycle
@@ -356,20 +365,12 @@ void Server::accept_connections() {
       accept_again_ = Clock::now() + kAcceptPause;
       return;
     }
-    epoll_event event{};
-    event.data.ptr = connection;  // no events yet: it is ours until armed
-    event.events = EPOLLONESHOT;
-    if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) {
-      close_connection(*connection);
-      accept_again_ = Clock::now() + kAcceptPause;
-      return;
-    }
     if (open >= options_.max_connections) {
       Exchange exchange;
       exchange.start = Clock::now();
       exchange.request_id = random_hex(32);
       exchange.trace = continue_trace({}, {});
-      refuse(*connection, std::move(exchange), 503, "too many open connections");
+      refuse(*connection, exchange, 503, "too many open connections");
       serve(*connection);
     } else {
       arm(*connection, Next::kRead);
@@ -440,8 +441,9 @@ void Server::serve(Connection& connection) {
 
 Server::Next Server::step(Connection& connection) {
   if (connection.held) {
-    finish(connection.held->exchange);
+    if (cut_off_) return Next::kClose;
     connection.held.reset();
+    connection.due = true;
   }
   bool drained = false;
   for (int round = 0;; ++round) {
@@ -467,8 +469,8 @@ Server::Next Server::step(Connection& connection) {
       while (connection.out.size() < kMaxUnsent && !connection.closing && !connection.held &&
              answer_next(connection)) {
       }
-      if (connection.held) return Next::kHold;
       if (!connection.out.empty()) continue;
+      if (connection.held) return Next::kHold;
       if (round >= kMaxRoundsPerTurn) return Next::kWrite;  // it is writable: the others first
     } else if (!connection.shut) {
       // RFC 9112, section 9.6: close our side first and read on until the client has closed, or the
@@ -510,7 +512,8 @@ Server::Next Server::step(Connection& connection) {
   }
 }
 
-/// Answers the first request of `in`, if it is complete or can be refused. Returns whether it did.
+/// Answers the first request of `in`, if it is complete or can be refused. Returns whether it did:
+/// where not, more bytes are needed, or the connection is held.
 bool Server::answer_next(Connection& connection) {
   if (connection.in.empty()) return false;
   const auto parsed = parse_request_head(connection.in);
@@ -521,7 +524,7 @@ bool Server::answer_next(Connection& connection) {
   } else {
     const auto& head = std::get<RequestHead>(parsed);
     const auto size = head.size;
-    answer(connection, head);
+    if (!answer(connection, head)) return false;
     if (size == connection.in.size()) {
       std::string().swap(connection.in);  // an idle connection keeps no buffer
     } else {
@@ -533,25 +536,36 @@ bool Server::answer_next(Connection& connection) {
   return true;
 }
 
-void Server::answer(Connection& connection, const RequestHead& head) {
+/// Returns false if the request is held, to be answered at `deadline`.
+bool Server::answer(Connection& connection, const RequestHead& head) {
+  const auto now = Clock::now();
+  const auto path = percent_decode(head.path, false);
+  const auto route = routes_.find(path);
+  const auto delay = route == routes_.end() ? 0ms : route->second.delay;
+  if (delay > 0ms && !connection.due) {
+    connection.deadline = now + delay;
+    connection.held = std::make_unique<Active>(active_requests_);
+    return false;
+  }
+  connection.due = false;
+
   Exchange exchange;
-  exchange.start = Clock::now();
+  exchange.start = now - delay;
   exchange.method = head.method;
   exchange.endpoint = head.path;
   exchange.request_id = accept_request_id(head.sole("x-request-id"));
   exchange.trace = continue_trace(head.sole("traceparent"), head.list("tracestate"));
-
-  const auto path = percent_decode(head.path, false);
-  const auto route = routes_.find(path);
   const bool readable = head.method == "GET" || head.method == "HEAD";
   connection.closing = !head.keep_alive || draining_ || !readable;
+  connection.http_1_0 = head.http_1_0;
   if (route == routes_.end()) {
-    return refuse(connection, std::move(exchange), 404, "no such path");
+    refuse(connection, exchange, 404, "no such path");
+    return true;
   }
   exchange.route = route->first;
   if (!readable) {
-    return refuse(connection, std::move(exchange), 405, "only GET and HEAD are allowed here",
-                  "Allow: GET, HEAD\r\n");
+    refuse(connection, exchange, 405, "only GET and HEAD are allowed here", "Allow: GET, HEAD\r\n");
+    return true;
   }
 
   const auto answer_start = connection.out.size();
@@ -561,8 +575,7 @@ void Server::answer(Connection& connection, const RequestHead& head) {
     const std::string request =
         exchange.method + " " + route->first + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
     RequestStream stream(request, connection.out);
-    current = {&exchange, &route->second.handler,
-               connection.closing ? "close" : (head.http_1_0 ? "keep-alive" : "")};
+    current = {&exchange, &route->second.handler, &connection};
     const auto setup = [&](httplib::Request& parsed) { add_query(parsed, head.query); };
     bool closed = false;
 #ifdef CPPHTTPLIB_HEADER_MAX_COUNT  // a newer version, which asks for the addresses
@@ -573,16 +586,12 @@ void Server::answer(Connection& connection, const RequestHead& head) {
   } catch (const std::exception& error) {
     // What the library itself or the hooks above throw, memory most likely.
     connection.out.resize(answer_start);
-    connection.closing = true;
     exchange.note("error", error.what());
-    return refuse(connection, std::move(exchange), 500, "internal error");
+    refuse(connection, exchange, 500, "internal error");
+    return true;
   }
-  if (route->second.delay > 0ms) {
-    connection.deadline = exchange.start + route->second.delay;
-    connection.held.reset(new Connection::Held{std::move(exchange), Active(active_requests_)});
-  } else {
-    finish(exchange);
-  }
+  finish(exchange);
+  return true;
 }
 
 void Server::refuse_head(Connection& connection, const Refusal& refusal) {
@@ -592,12 +601,11 @@ void Server::refuse_head(Connection& connection, const Refusal& refusal) {
   exchange.endpoint = refusal.path;
   exchange.request_id = random_hex(32);
   exchange.trace = continue_trace({}, {});
-  connection.closing = true;
-  refuse(connection, std::move(exchange), refusal.status, refusal.error);
+  refuse(connection, exchange, refusal.status, refusal.error);
 }
 
 /// An answer that no handler gives. `field`: a further header line, with its CRLF.
-void Server::refuse(Connection& connection, Exchange exchange, int status, std::string_view error,
+void Server::refuse(Connection& connection, Exchange& exchange, int status, std::string_view error,
                     std::string_view field) {
   exchange.status = status;
   exchange.outcome = status == 404 || status == 405 ? Exchange::Outcome::kOk
@@ -610,7 +618,9 @@ void Server::refuse(Connection& connection, Exchange exchange, int status, std::
   out += reason_phrase(status);
   out += "\r\n";
   out += field;
-  if (connection.closing) out += "Connection: close\r\n";
+  if (const auto value = connection.header(); !value.empty()) {
+    out.append("Connection: ").append(value).append("\r\n");
+  }
   out += "Content-Length: " + std::to_string(body.size()) +
          "\r\nContent-Type: application/json\r\nDate: " + http_date() +
          "\r\nX-Request-ID: " + exchange.request_id + "\r\n\r\n";
@@ -651,9 +661,13 @@ void Server::arm(Connection& connection, Next next) {
     case Next::kClose: return;
   }
   connection.phase = phase;
-  // Once armed, the connection may be another worker's, or gone. For a descriptor that is in the
-  // epoll this cannot fail.
-  epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &event);
+  // Added only now: what is in the epoll can be woken by EPOLLHUP and EPOLLERR whatever it waits
+  // for.
+  const int operation = connection.in_epoll ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  connection.in_epoll = true;
+  // Once armed, the connection may be another worker's, or gone. Only adding can fail, for want of
+  // memory.
+  if (epoll_ctl(epoll_, operation, fd, &event) != 0) close_connection(connection);
 }
 
 void Server::close_connection(Connection& connection) {

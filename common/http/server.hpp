@@ -64,6 +64,9 @@ class Server : private httplib::Server {
   Server& Get(const std::string& path, Handler handler, std::chrono::milliseconds delay = {});
   Server& Get(const std::string& path, httplib::Server::Handler handler);
 
+  /// The registered paths; the views live as long as the server.
+  std::vector<std::string_view> routes() const;
+
   /// Called for each answer, refusals included, just before it is sent; from many threads at once.
   void on_answer(Observer observer) { observer_ = std::move(observer); }
 
@@ -87,6 +90,8 @@ class Server : private httplib::Server {
 
  private:
   struct Connection;
+  struct Current;
+  static thread_local Current current;
   struct Route {
     Handler handler;
     std::chrono::milliseconds delay;
@@ -101,8 +106,8 @@ class Server : private httplib::Server {
   void serve(Connection& connection);
   Next step(Connection& connection);
   bool answer_next(Connection& connection);
-  void answer(Connection& connection, const RequestHead& head);
-  void refuse(Connection& connection, Exchange exchange, int status, std::string_view error,
+  bool answer(Connection& connection, const RequestHead& head);
+  void refuse(Connection& connection, Exchange& exchange, int status, std::string_view error,
               std::string_view field = {});
   void refuse_head(Connection& connection, const Refusal& refusal);
   void finish(Exchange& exchange);
