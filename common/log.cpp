@@ -1,5 +1,6 @@
 #include "common/log.hpp"
 
+#include <poll.h>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
@@ -7,16 +8,20 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <condition_variable>
 #include <ctime>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 namespace common {
 namespace {
 
 constexpr auto kFlushInterval = std::chrono::milliseconds(50);
+constexpr auto kLastWords =
+    std::chrono::seconds(1);  // for a reader of stdout that hangs, at the end
 constexpr std::size_t kFlushSize = 64 * 1024;
 constexpr std::size_t kMaxWaiting = 8 * 1024 * 1024;
 constexpr std::size_t kMaxEndpoint = 256;
@@ -159,7 +164,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
     const auto wanted = added_;
     hurry_ = true;
     wake_.notify_all();
-    written_changed_.wait(lock, [&] { return written_ >= wanted; });
+    written_changed_.wait_for(lock, kLastWords, [&] { return written_ >= wanted; });
   }
 
  private:
@@ -190,11 +195,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
       const auto upto = added_;
       const bool last = ended_;
       lock.unlock();
-      for (std::size_t done = 0; done < writing.size();) {
-        const auto count = ::write(STDOUT_FILENO, writing.data() + done, writing.size() - done);
-        if (count < 0 && errno != EINTR && errno != EAGAIN) break;  // nobody reads any more
-        if (count > 0) done += static_cast<std::size_t>(count);
-      }
+      write_to_stdout(writing);
       if (writing.capacity() > 4 * kFlushSize) std::string().swap(writing);
       lock.lock();
       written_ = upto;
@@ -203,12 +204,31 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
     }
   }
 
+  // Pieces of PIPE_BUF bytes: after POLLOUT a pipe takes them without blocking (pipe(7)), so that
+  // at the end a reader that hangs is noticed and left behind.
+  void write_to_stdout(std::string_view text) {
+    std::optional<std::chrono::steady_clock::time_point> give_up;
+    while (!text.empty()) {
+      pollfd wanted{STDOUT_FILENO, POLLOUT, 0};
+      if (poll(&wanted, 1, static_cast<int>(kFlushInterval.count())) == 0) {
+        const auto now = std::chrono::steady_clock::now();
+        if (ended_ && !give_up) give_up = now + kLastWords;
+        if (give_up && now >= *give_up) return;
+        continue;
+      }
+      const auto count =
+          ::write(STDOUT_FILENO, text.data(), std::min<std::size_t>(text.size(), PIPE_BUF));
+      if (count < 0 && errno != EINTR && errno != EAGAIN) return;  // nobody reads any more
+      if (count > 0) text.remove_prefix(static_cast<std::size_t>(count));
+    }
+  }
+
   std::string waiting_;
   std::uint64_t added_ = 0;
   std::uint64_t written_ = 0;
   std::atomic<std::uint64_t> dropped_{0};
   bool hurry_ = false;
-  bool ended_ = false;
+  std::atomic<bool> ended_{false};
   std::condition_variable wake_;
   std::condition_variable written_changed_;
   std::thread writer_;

@@ -45,7 +45,7 @@ class Log {
   void request(const http::Exchange& exchange);
   void event(LogLevel level, std::string_view msg, std::vector<LogField> fields = {});
 
-  /// Returns when all that was logged before is written.
+  /// Returns when all that was logged before is written, or after a second.
   void flush();
 
  private:

@@ -140,6 +140,7 @@ struct Server::Connection {
   Clock::time_point write_start{};
   std::unique_ptr<Active> held;  // the first request of `in` waits for `deadline`
   bool due = false;              // and has waited
+  bool refused = false;          // above the limit: it is only told so
   bool http_1_0 = false;         // the request that is being answered
   bool in_epoll = false;         // armed at least once
   bool answered = false;         // at least one request
@@ -348,10 +349,9 @@ void Server::accept_connections() {
     }
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    const auto open = open_connections_.fetch_add(1);
-    if (open >= options_.max_connections + kMaxRefusedAtOnce) {
+    const bool full = open_connections_ - refused_connections_ >= options_.max_connections;
+    if (full && refused_connections_ >= kMaxRefusedAtOnce) {
       ::close(fd);
-      --open_connections_;
       continue;
     }
     Connection* connection = nullptr;
@@ -361,11 +361,13 @@ void Server::accept_connections() {
       connection->self = connections_.begin();
     } catch (const std::bad_alloc&) {
       ::close(fd);
-      --open_connections_;
       accept_again_ = Clock::now() + kAcceptPause;
       return;
     }
-    if (open >= options_.max_connections) {
+    ++open_connections_;
+    if (full) {
+      connection->refused = true;
+      ++refused_connections_;
       Exchange exchange;
       exchange.start = Clock::now();
       exchange.request_id = random_hex(32);
@@ -673,8 +675,9 @@ void Server::arm(Connection& connection, Next next) {
 void Server::close_connection(Connection& connection) {
   const std::lock_guard lock(mutex_);
   ::close(connection.fd);
-  connections_.erase(connection.self);
+  if (connection.refused) --refused_connections_;
   --open_connections_;
+  connections_.erase(connection.self);
   if (connections_.empty()) all_closed_.notify_all();
 }
 

@@ -135,7 +135,8 @@ class Server : private httplib::Server {
   std::atomic<bool> stopping_{false};
   std::atomic<bool> cut_off_{false};
   std::atomic<bool> ended_{false};
-  std::atomic<std::size_t> open_connections_{0};
+  std::atomic<std::size_t> open_connections_{0};     // refused ones included
+  std::atomic<std::size_t> refused_connections_{0};  // those above the limit that are being told so
   std::atomic<std::size_t> active_requests_{0};
 };
 
