@@ -14,8 +14,7 @@
 namespace common {
 namespace {
 
-constexpr int kOwnFiles = 16;      // stdio, epoll, eventfds, the listener, /proc for /metrics
-constexpr int kRefusedFiles = 64;  // connections over the limit that are just being told so
+constexpr int kOwnFiles = 16;  // stdio, epoll, eventfds, the listener, /proc for /metrics
 // Threads for handlers that do not block. More than there are cores only adds switches.
 constexpr int kThreads = 2;
 
@@ -25,6 +24,7 @@ http::ServerOptions server_options(const Options& options, int blocking_calls) {
   out.port = options.port;
   out.threads = static_cast<std::size_t>(kThreads + blocking_calls);
   out.max_connections = static_cast<std::size_t>(options.max_connections);
+  out.max_refused = static_cast<std::size_t>(options.max_refused);
   return out;
 }
 
@@ -53,12 +53,12 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     const rlimit raised{limit.rlim_max, limit.rlim_max};
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
-  const auto wanted = kOwnFiles + kRefusedFiles + options.max_connections + upstream_calls;
+  const auto wanted = kOwnFiles + options.max_refused + options.max_connections + upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
   const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
   upstream_calls = std::min(upstream_calls, available / 3);
-  options.max_connections =
-      std::max(1, available - upstream_calls - std::min(kRefusedFiles, available / 3));
+  options.max_refused = std::min(options.max_refused, available / 6);
+  options.max_connections = std::max(1, available - upstream_calls - options.max_refused);
   return "the limit of open files (" + std::to_string(limit.rlim_cur) +
          ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
 }

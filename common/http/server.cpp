@@ -25,12 +25,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kBacklog = 4096;                 // capped by net.core.somaxconn
-constexpr std::size_t kReadSize = 16'384;      // bytes taken from a socket at once
-constexpr std::size_t kMaxUnsent = 65'536;     // no further request is answered above that
-constexpr std::size_t kMaxLinger = 1u << 24;   // bytes thrown away after a refusal
-constexpr std::size_t kMaxRefusedAtOnce = 64;  // connections above the limit that hear a 503
-constexpr int kMaxRoundsPerTurn = 4;           // reads before another connection has its turn
+constexpr int kBacklog = 4096;                // capped by net.core.somaxconn
+constexpr std::size_t kReadSize = 16'384;     // bytes taken from a socket at once
+constexpr std::size_t kMaxUnsent = 65'536;    // no further request is answered above that
+constexpr std::size_t kMaxLinger = 1u << 24;  // bytes thrown away after a refusal
+constexpr int kMaxRoundsPerTurn = 4;          // reads before another connection has its turn
 constexpr auto kFreshGrace =
     200ms;  // for the first request of a connection accepted before the stop
 constexpr auto kAcceptPause = 50ms;  // after running out of descriptors or memory
@@ -350,7 +349,7 @@ void Server::accept_connections() {
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     const bool full = open_connections_ - refused_connections_ >= options_.max_connections;
-    if (full && refused_connections_ >= kMaxRefusedAtOnce) {
+    if (full && refused_connections_ >= options_.max_refused) {
       ::close(fd);
       continue;
     }
