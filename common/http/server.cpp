@@ -33,7 +33,8 @@ constexpr int kMaxRoundsPerTurn = 4;          // reads before another connection
 constexpr auto kFreshGrace =
     200ms;  // for the first request of a connection accepted before the stop
 constexpr auto kAcceptPause = 50ms;  // after running out of descriptors or memory
-constexpr auto kTick = 100ms;        // how late a deadline may be noticed
+constexpr auto kFullPause = 5ms;  // while as many as may be are being told that there is no place
+constexpr auto kTick = 100ms;     // how late a deadline may be noticed
 constexpr auto kTickWithDelay = 2ms;
 
 [[noreturn]] void throw_errno(const char* what) {
@@ -319,7 +320,8 @@ void Server::accept_loop() {
   while (!ended_) {
     const bool accepting = listener_ >= 0 && Clock::now() >= accept_again_;
     std::array<pollfd, 2> wanted{{{wake_acceptor_, POLLIN, 0}, {listener_, POLLIN, 0}}};
-    poll(wanted.data(), accepting ? 2 : 1, static_cast<int>(tick.count()));
+    poll(wanted.data(), accepting ? 2 : 1,
+         static_cast<int>((accepting || listener_ < 0 ? tick : kFullPause).count()));
     if (wanted[0].revents != 0) {
       eventfd_t count = 0;
       eventfd_read(wake_acceptor_, &count);
@@ -338,6 +340,11 @@ void Server::accept_loop() {
 
 void Server::accept_connections() {
   for (;;) {
+    const bool full = open_connections_ - refused_connections_ >= options_.max_connections;
+    if (full && refused_connections_ >= options_.max_refused) {
+      accept_again_ = Clock::now() + kFullPause;  // the next ones wait in the backlog
+      return;
+    }
     const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -348,11 +355,6 @@ void Server::accept_connections() {
     }
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    const bool full = open_connections_ - refused_connections_ >= options_.max_connections;
-    if (full && refused_connections_ >= options_.max_refused) {
-      ::close(fd);
-      continue;
-    }
     Connection* connection = nullptr;
     try {
       const std::lock_guard lock(mutex_);

@@ -29,7 +29,7 @@ struct ServerOptions {
   /// larger than the number of those that can block at once.
   std::size_t threads = 2;
   std::size_t max_connections = 10'000;  ///< one more is answered 503 and closed
-  std::size_t max_refused = 64;  ///< of those at the same time; yet more are closed without a word
+  std::size_t max_refused = 64;  ///< of those at the same time; yet more wait in the backlog
   std::chrono::milliseconds head_timeout{5'000};    ///< from a head's first byte to its last: 408
   std::chrono::milliseconds idle_timeout{60'000};   ///< between requests: closed without a word
   std::chrono::milliseconds write_timeout{10'000};  ///< for a client to take its answers: cut off
