@@ -196,14 +196,10 @@ std::optional<Response> Connection::read_response(milliseconds timeout, bool hea
   const auto deadline = Clock::now() + timeout;
   const auto why = [](Fill fill) {
     switch (fill) {
-      case Fill::kClosed:
-        return "closed before a complete answer";
-      case Fill::kReset:
-        return "reset before a complete answer";
-      case Fill::kTimeout:
-        return "timeout before a complete answer";
-      case Fill::kData:
-        break;
+      case Fill::kClosed: return "closed before a complete answer";
+      case Fill::kReset: return "reset before a complete answer";
+      case Fill::kTimeout: return "timeout before a complete answer";
+      case Fill::kData: break;
     }
     return "";
   };

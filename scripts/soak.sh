@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Load, faults and hostile clients together against the real services. Prints answers by kind, the
+# slowest, memory, files and threads every ten seconds; fails if anything was not as it must be.
+#   scripts/soak.sh [minutes]     2 unless told otherwise
+# env PRESET: the build, release by default; asan and tsan work too. env CHAOS_SEED: repeats a run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+preset=${PRESET:-release}
+
+# g++ 12's thread sanitizer dies with "unexpected memory mapping" where the kernel spreads addresses
+# widely.
+fixed_addresses=()
+if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
+
+scripts/build.sh "$preset" soak service-a service-b
+exec "${fixed_addresses[@]}" "build/$preset/tests/chaos/soak/soak" "${1:-2}"

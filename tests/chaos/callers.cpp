@@ -1,0 +1,251 @@
+#include "chaos/callers.hpp"
+
+#include <array>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+
+#include "chaos/chaos.hpp"
+#include "support/eventually.hpp"
+
+namespace tests::chaos {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+constexpr std::size_t kViolationsShown = 10;
+// For an answer that is far too late, to tell it from one that never comes.
+constexpr milliseconds kPatience{5'000};
+
+// What a msg is made of: all that could be confused with something else on the way.
+constexpr std::array<std::string_view, 16> kPieces{
+    "a", "Z9", " ",  "+",    "%",    "%41",      "&msg=",
+    "#", "\"", "\\", "\r\n", "\x01", "\xC3\xA9", "\xF0\x9F\x98\x80",
+    "}", "<"};
+
+nlohmann::json expected_json(Target target, const std::string& msg) {
+  const nlohmann::json echo{{"echo", msg}};
+  if (target == Target::kServiceA) return echo;
+  return {{"service_a", echo}, {"service_b", "ok"}};
+}
+
+}  // namespace
+
+// --- Tally ---
+
+void Tally::add_duration(microseconds duration) {
+  ++durations[std::chrono::ceil<milliseconds>(duration).count()];
+  slowest = std::max(slowest, duration);
+}
+
+void Tally::violation(std::string what) {
+  ++violations;
+  if (first_violations.size() < kViolationsShown) first_violations.push_back(std::move(what));
+}
+
+void Tally::add(const Tally& other) {
+  calls += other.calls;
+  ok += other.ok;
+  for (const auto& [reason, count] : other.unavailable) unavailable[reason] += count;
+  full += other.full;
+  refused += other.refused;
+  repeated += other.repeated;
+  repeated_new += other.repeated_new;
+  repeated_ids.insert(repeated_ids.end(), other.repeated_ids.begin(), other.repeated_ids.end());
+  for (const auto& [duration, count] : other.durations) durations[duration] += count;
+  slowest = std::max(slowest, other.slowest);
+  violations += other.violations;
+  for (const auto& each : other.first_violations) {
+    if (first_violations.size() < kViolationsShown) first_violations.push_back(each);
+  }
+}
+
+std::size_t Tally::unavailable_for(std::string_view reason) const {
+  const auto found = unavailable.find(reason);
+  return found == unavailable.end() ? 0 : found->second;
+}
+
+long Tally::percentile(double share) const {
+  std::size_t all = 0;
+  for (const auto& [duration, count] : durations) all += count;
+  const auto wanted = static_cast<std::size_t>(std::ceil(share * static_cast<double>(all)));
+  std::size_t seen = 0;
+  for (const auto& [duration, count] : durations) {
+    seen += count;
+    if (seen >= wanted) return duration;
+  }
+  return 0;
+}
+
+std::string Tally::summary() const {
+  std::ostringstream out;
+  out << "calls=" << calls << " 200=" << ok;
+  for (const auto& [reason, count] : unavailable) out << " 503:" << reason << "=" << count;
+  if (full > 0) out << " 503:full=" << full;
+  if (refused > 0) out << " refused=" << refused;
+  if (repeated > 0) out << " repeated=" << repeated << " (" << repeated_new << " of a new one)";
+  out << " p50=" << percentile(0.5) << "ms p99=" << percentile(0.99) << "ms slowest=" << std::fixed
+      << std::setprecision(1) << std::chrono::duration<double, std::milli>(slowest).count() << "ms";
+  if (violations > 0) out << " VIOLATIONS=" << violations;
+  return out.str();
+}
+
+std::string Tally::violations_text() const {
+  std::string text;
+  for (const auto& each : first_violations) text += each + "\n";
+  return text;
+}
+
+// --- Callers ---
+
+Callers::Callers(CallerOptions options) : options_(std::move(options)) {
+  running_ = options_.count;
+  for (std::size_t i = 0; i < options_.count; ++i) {
+    auto& caller = callers_.emplace_back();
+    caller.number = i;
+    std::seed_seq seed{options_.seed, static_cast<std::uint32_t>(i)};
+    caller.random.seed(seed);
+  }
+  for (auto& caller : callers_) caller.thread = std::thread([this, &caller] { run(caller); });
+}
+
+Callers::~Callers() { stop(); }
+
+Tally Callers::stop() {
+  stopping_ = true;
+  for (auto& caller : callers_) {
+    if (caller.thread.joinable()) caller.thread.join();
+  }
+  return so_far();
+}
+
+bool Callers::wait(milliseconds timeout) {
+  return eventually([this] { return running_ == 0; }, timeout);
+}
+
+Tally Callers::so_far() const {
+  Tally all;
+  for (const auto& caller : callers_) {
+    const std::lock_guard lock(caller.mutex);
+    all.add(caller.tally);
+  }
+  return all;
+}
+
+bool Callers::wait_for_ok(std::size_t more, milliseconds timeout) {
+  const auto wanted = ok_ + more;
+  return eventually([&] { return ok_ >= wanted; }, timeout);
+}
+
+bool Callers::wait_for_unavailable(std::size_t more, milliseconds timeout) {
+  const auto wanted = unavailable_ + more;
+  return eventually([&] { return unavailable_ >= wanted; }, timeout);
+}
+
+void Callers::run(Caller& caller) {
+  while (!stopping_ && !caller.done) {
+    call(caller);
+    std::this_thread::sleep_for(options_.pause);
+  }
+  caller.connection.reset();
+  --running_;
+}
+
+std::string Callers::new_msg(Caller& caller) const {
+  std::string msg = std::to_string(options_.seed) + "-" + std::to_string(caller.number) + "-" +
+                    std::to_string(caller.sent) + "-";
+  // Mostly short; now and then of a size that does not fit into one segment.
+  auto pieces = caller.random() % 8;
+  if (caller.random() % 64 == 0) pieces = 400;
+  for (; pieces > 0; --pieces) msg += kPieces[caller.random() % kPieces.size()];
+  if (caller.random() % 16 == 0) msg += '\0';
+  return msg;
+}
+
+void Callers::call(Caller& caller) {
+  const auto msg = new_msg(caller);
+  const std::string path = options_.target == Target::kServiceA ? "/echo" : "/call-echo";
+  const auto violation = [&](const std::string& what) {
+    const std::lock_guard lock(caller.mutex);
+    caller.tally.violation(what + " (caller " + std::to_string(caller.number) + ", request " +
+                           std::to_string(caller.sent) + ")");
+  };
+
+  while (true) {
+    const auto id = "chaos-" + std::to_string(options_.seed) + "-" + std::to_string(caller.number) +
+                    "-" + std::to_string(++caller.sent);
+    const auto start = Clock::now();
+    const bool reused = caller.connection != nullptr;
+    if (!reused) {
+      caller.connection = std::make_unique<Connection>(
+          options_.port, ConnectionOptions{.connect_timeout = options_.limit + kPatience});
+      if (!caller.connection->connected()) {
+        const auto error = caller.connection->error();
+        caller.connection.reset();
+        if (!options_.may_be_refused) return violation("no connection: " + error);
+        caller.done = options_.ends_when_refused;
+        const std::lock_guard lock(caller.mutex);
+        ++caller.tally.refused;
+        return;
+      }
+    }
+    auto& connection = *caller.connection;
+    connection.send("GET " + path + "?msg=" + percent_encode(msg) +
+                    " HTTP/1.1\r\nHost: chaos\r\nX-Request-ID: " + id + "\r\n\r\n");
+    const auto response = connection.read_response(options_.limit + kPatience);
+    const auto duration = std::chrono::duration_cast<microseconds>(Clock::now() - start);
+    if (response) {
+      judge(caller, msg, id, *response, duration);
+      if (response->header("connection") == "close") caller.connection.reset();
+      return;
+    }
+
+    const auto error = connection.error();
+    const bool nothing_came = connection.unread().empty();
+    const bool closed = error.starts_with("closed") || error.starts_with("reset");
+    caller.connection.reset();
+    if (!closed || !nothing_came || !options_.may_be_closed) {
+      return violation(std::string("no answer on a ") + (reused ? "reused" : "new") +
+                       " connection, " + (nothing_came ? "not a byte" : "cut") + ": " + error);
+    }
+    const std::lock_guard lock(caller.mutex);
+    ++caller.tally.repeated;
+    if (!reused) ++caller.tally.repeated_new;
+    caller.tally.repeated_ids.push_back(id);
+  }
+}
+
+void Callers::judge(Caller& caller, const std::string& msg, const std::string& id,
+                    const Response& response, microseconds duration) {
+  const std::lock_guard lock(caller.mutex);
+  auto& tally = caller.tally;
+  ++tally.calls;
+  tally.add_duration(duration);
+  const auto seen = " (" + id + ", after " + std::to_string(duration.count() / 1000) +
+                    " ms): " + std::to_string(response.status) + " " + response.body;
+  if (duration > options_.limit + kSlack) tally.violation("too late" + seen);
+  const auto json = response.json();
+  if (options_.may_be_full && response.status == 503 &&
+      json == nlohmann::json{{"error", "too many open connections"}}) {
+    ++tally.full;
+    return;
+  }
+  if (response.header("x-request-id") != id) tally.violation("another request's id" + seen);
+  if (response.status == 200) {
+    ++tally.ok;
+    ++ok_;
+    if (json != expected_json(options_.target, msg)) tally.violation("a wrong 200" + seen);
+    return;
+  }
+  const auto reason = json.is_object() ? json.value("reason", "") : "";
+  ++tally.unavailable[reason];
+  ++unavailable_;
+  if (response.status != 503 || response.header("retry-after") != "1" ||
+      !options_.reasons.contains(reason) || json.value("service_a", "") != "unavailable" ||
+      json.value("service_b", "") != "ok") {
+    tally.violation("not an answer that fits" + seen);
+  }
+}
+
+}  // namespace tests::chaos

@@ -1,0 +1,324 @@
+#include <arpa/inet.h>
+
+#include "integration/harness.hpp"
+
+namespace tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+// A run that ends by itself.
+struct Outcome {
+  std::optional<int> code;
+  std::string out;
+  std::string err;
+};
+
+Outcome run(const std::string& binary, std::vector<std::string> flags,
+            ProcessOptions options = {}) {
+  flags.insert(flags.begin(), binary);
+  Process process(flags, std::move(options));
+  Outcome result;
+  result.code = process.wait(kPatience);
+  result.out = process.out();
+  result.err = process.err();
+  return result;
+}
+
+struct Flag {
+  std::string flag;
+  std::string value;    // not the default
+  std::string other;    // not the default either
+  std::string field{};  // its name in the start line; empty: not there
+  std::string shown{};  // `value` as the start line has it; empty: as it is
+  std::string wins{};   // the same for `other`
+};
+
+std::string variable(std::string flag) {
+  flag.erase(0, 2);
+  for (char& c : flag) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  return flag;
+}
+
+// Without --port, --log-level and --log-format, which have tests of their own.
+const std::vector<Flag> kCommonFlags{
+    {"--host", "127.0.0.2", "127.0.0.3", "host"},
+    {"--max-connections", "77", "1", "max_connections"},
+    {"--drain-delay", "20ms", "0.5s", "drain_delay", "20ms", "500ms"},
+    {"--drain-timeout", "1.5s", "3000ms", "drain_timeout", "1500ms", "3s"},
+};
+const std::vector<Flag> kFlagsOfA{{"--delay", "250ms", "0ms", "delay", "", "0s"}};
+const std::vector<Flag> kFlagsOfB{
+    {"--service-a-url", "http://example.test", "http://127.0.0.1:1/", "service_a_url"},
+    {"--timeout", "250ms", "2s", "timeout"},
+    {"--max-upstream-calls", "3", "64", "max_upstream_calls"},
+};
+
+struct Configuration : testing::TestWithParam<std::string> {
+  const bool is_a = GetParam() == "service-a";
+  const std::string binary = is_a ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+
+  std::vector<Flag> flags() const {
+    auto all = kCommonFlags;
+    const auto& own = is_a ? kFlagsOfA : kFlagsOfB;
+    all.insert(all.end(), own.begin(), own.end());
+    return all;
+  }
+
+  LogLine start_line(std::vector<std::string> arguments, std::vector<std::string> environment) {
+    Service service(binary, std::move(arguments), {.environment = std::move(environment)});
+    return line_with(service.process(), "msg", "listening");
+  }
+};
+
+TEST_P(Configuration, AFlagWinsOverTheEnvironmentWhichWinsOverTheDefault) {
+  std::vector<std::string> environment;
+  std::vector<std::string> others;
+  for (const auto& [flag, first, other, field, shown, wins] : flags()) {
+    environment.push_back(variable(flag) + "=" + first);
+    others.push_back(flag + "=" + other);
+  }
+  const auto defaults = start_line({}, {});
+  const auto by_environment = start_line({}, environment);
+  const auto by_flag = start_line(others, environment);
+  for (const auto& [flag, first, other, field, shown, wins] : flags()) {
+    SCOPED_TRACE(flag);
+    EXPECT_NE(value(defaults, field), "(none)");
+    EXPECT_EQ(value(by_environment, field), shown.empty() ? first : shown);
+    EXPECT_EQ(value(by_flag, field), wins.empty() ? other : wins);
+  }
+}
+
+TEST_P(Configuration, TheDefaultsAreThoseOfTheContract) {
+  std::map<std::string, std::string> expected{{"version", "0.1.0"},  {"host", "127.0.0.1"},
+                                              {"log_level", "info"}, {"max_connections", "10000"},
+                                              {"drain_delay", "0s"}, {"drain_timeout", "10s"}};
+  if (is_a) {
+    expected["delay"] = "0s";
+  } else {
+    expected["service_a_url"] = "http://127.0.0.1:8080";
+    expected["timeout"] = "1s";
+    expected["max_upstream_calls"] = "64";
+  }
+  const auto line = start_line({}, {});
+  EXPECT_EQ(value(line, "level"), "info");
+  EXPECT_EQ(value(line, "service"), GetParam());
+  for (const auto& [field, wanted] : expected) EXPECT_EQ(value(line, field), wanted) << field;
+  // --port has to be told here: the default may be taken on this machine.
+  const auto help = run(binary, {"--help"}).out;
+  EXPECT_NE(help.find(is_a ? "--port=8080 " : "--port=8081 "), std::string::npos) << help;
+  EXPECT_NE(help.find("--log-format=logfmt "), std::string::npos) << help;
+}
+
+TEST_P(Configuration, ThePortComesFromFlagOrEnvironment) {
+  const auto free = lasting_port();
+  auto by_environment = [&] {
+    for (auto port = free;; ++port) {
+      try {
+        return std::make_unique<Service>(
+            binary, std::vector<std::string>{},
+            ProcessOptions{.environment = {"PORT=" + std::to_string(port)}});
+      } catch (const std::runtime_error&) {
+        if (port > free + 10) throw;
+      }
+    }
+  }();
+  EXPECT_GE(by_environment->port(), free);
+  EXPECT_EQ(get(by_environment->port(), "/health").status(), 200);
+
+  // The one in PORT is taken, so it would show if that were used.
+  Service by_flag(binary, {"--port=0"},
+                  {.environment = {"PORT=" + std::to_string(by_environment->port())}});
+  EXPECT_NE(by_flag.port(), by_environment->port());
+  EXPECT_EQ(get(by_flag.port(), "/health").status(), 200);
+}
+
+TEST_P(Configuration, TheLogFormatAndLevelComeFromFlagOrEnvironment) {
+  Service json(binary, {}, {.environment = {"LOG_FORMAT=json"}});
+  EXPECT_TRUE(json.process().out().starts_with("{\"time\":"));
+  Service logfmt(binary, {"--log-format=logfmt"}, {.environment = {"LOG_FORMAT=json"}});
+  EXPECT_TRUE(logfmt.process().out().starts_with("time="));
+  EXPECT_EQ(value(start_line({}, {"LOG_LEVEL=debug"}), "log_level"), "debug");
+  EXPECT_EQ(value(start_line({"--log-level=info"}, {"LOG_LEVEL=error"}), "log_level"), "info");
+}
+
+TEST_P(Configuration, OfAFlagGivenTwiceTheLastCounts) {
+  EXPECT_EQ(value(start_line({"--drain-delay=1s", "--drain-delay", "2s"}, {}), "drain_delay"),
+            "2s");
+}
+
+TEST_P(Configuration, TheHostIsTheOnlyAddressThatIsListenedOn) {
+  Service service(binary, {"--host=127.0.0.2"});
+  EXPECT_TRUE(Connection(service.port(), "127.0.0.2").connected());
+  EXPECT_FALSE(Connection(service.port(), "127.0.0.1").connected());
+  Service everywhere(binary, {"--host=0.0.0.0"});
+  EXPECT_TRUE(Connection(everywhere.port(), "127.0.0.2").connected());
+  EXPECT_TRUE(Connection(everywhere.port(), "127.0.0.1").connected());
+  Service by_name(binary, {"--host=localhost"});
+  EXPECT_EQ(value(line_with(by_name.process(), "msg", "listening"), "host"), "localhost");
+}
+
+TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
+  const std::vector<std::string> numbers{"",     "abc", "-1", "1.5", "99999999999999999999",
+                                         "0x10", "1 ",  " 1", "+1"};
+  const std::vector<std::string> durations{"",   "5",    "abc",       "-1s",  "1m",   "1 s",
+                                           "s",  "1s ",  "1h",        "infs", "nans", "1e3s",
+                                           "1S", "0x1s", "99999999s", "1s1s"};
+  const std::vector<std::string> urls{"",
+                                      "x",
+                                      "https://x",
+                                      "http://",
+                                      "http://:1",
+                                      "http://x:0",
+                                      "http://x:65536",
+                                      "http://x:y",
+                                      "http://x/y",
+                                      "http://a b",
+                                      "http://u@x",
+                                      "http://x?y",
+                                      "HTTP//x",
+                                      "http://x:",
+                                      "http://[::1",
+                                      "http://[x]",
+                                      "http://x\r\nA: b",
+                                      "127.0.0.1:8080"};
+  // Flag, wrong values, and what the line must say is accepted.
+  std::vector<std::tuple<std::string, std::vector<std::string>, std::string>> table{
+      {"--host", {""}, ""},
+      {"--port", numbers, "from 0 to 65535"},
+      {"--port", {"65536"}, "from 0 to 65535"},
+      {"--log-level", {"", "INFO", "trace", "1", "info "}, "debug, info, warn, error or off"},
+      {"--log-format", {"", "xml", "JSON"}, "logfmt or json"},
+      {"--max-connections", numbers, "from 1 to"},
+      {"--max-connections", {"0"}, "from 1 to"},
+      {"--drain-delay", durations, "250ms, 1s or 1.5s"},
+      {"--drain-timeout", durations, "250ms, 1s or 1.5s"}};
+  if (is_a) {
+    table.insert(table.end(), {{"--delay", durations, "250ms, 1s or 1.5s"}});
+  } else {
+    table.insert(table.end(), {{"--service-a-url", urls, "http://host[:port]"},
+                               {"--timeout", durations, "250ms, 1s or 1.5s"},
+                               {"--timeout", {"0s"}, "250ms, 1s or 1.5s"},
+                               {"--max-upstream-calls", numbers, "from 1 to"},
+                               {"--max-upstream-calls", {"0"}, "from 1 to"}});
+  }
+  const auto expect_refused = [](const Outcome& result, const std::string& flag,
+                                 const std::string& wrong, const std::string& accepted) {
+    EXPECT_EQ(result.code, 2);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_TRUE(result.err.ends_with("\n"));
+    auto one_line = wrong;
+    std::replace(one_line.begin(), one_line.end(), '\n', ' ');
+    for (const auto& wanted : {flag, "'" + one_line + "'", accepted}) {
+      EXPECT_TRUE(result.err.find(wanted) != std::string::npos) << wanted << " in " << result.err;
+    }
+  };
+  for (const auto& [flag, values, accepted] : table) {
+    for (const auto& wrong : values) {
+      SCOPED_TRACE(testing::Message() << flag << "='" << wrong << "'");
+      expect_refused(run(binary, {flag + "=" + wrong}), flag, wrong, accepted);
+      if (wrong.empty()) continue;  // an empty variable is as good as none
+      const auto assignment = variable(flag) + "=" + wrong;
+      expect_refused(run(binary, {}, {.environment = {assignment}}), flag, wrong, accepted);
+    }
+  }
+}
+
+TEST_P(Configuration, WhatIsNotAFlagIsOneClearLineAndExitCode2) {
+  for (const std::string wrong : {"--nope", "--nope=1", "-x", "hello", "--ports=1", "--PORT=1",
+                                  is_a ? "--timeout=1s" : "--delay=1s"}) {
+    SCOPED_TRACE(wrong);
+    const auto result = run(binary, {wrong});
+    EXPECT_EQ(result.code, 2);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_NE(result.err.find(wrong.substr(0, wrong.find('='))), std::string::npos) << result.err;
+  }
+}
+
+TEST_P(Configuration, HelpNamesEveryFlagAndItsVariable) {
+  for (const std::string flag : {"--help", "-h"}) {
+    const auto result = run(binary, {flag});
+    EXPECT_EQ(result.code, 0);
+    EXPECT_EQ(result.err, "");
+    auto all = flags();
+    all.insert(all.end(), {{"--port", "", ""}, {"--log-level", "", ""}, {"--log-format", "", ""}});
+    for (const auto& each : all) {
+      EXPECT_NE(result.out.find(each.flag + "="), std::string::npos) << each.flag;
+      EXPECT_NE(result.out.find(variable(each.flag)), std::string::npos) << each.flag;
+    }
+  }
+}
+
+TEST_P(Configuration, VersionIsOneLine) {
+  const auto result = run(binary, {"--version"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out, GetParam() + " " + value(start_line({}, {}), "version") + "\n");
+  EXPECT_EQ(result.err, "");
+}
+
+TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
+  // Once held by a copy of the service, once by somebody else.
+  Service first(binary);
+  FaultyUpstream somebody(right_mode());
+  for (const auto port : {first.port(), somebody.port()}) {
+    const auto text = std::to_string(port);
+    const auto result = run(binary, {"--port=" + text});
+    EXPECT_EQ(result.code, 1);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_NE(result.err.find("127.0.0.1:" + text), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("ss -ltnp"), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(get(first.port(), "/health").status(), 200);
+}
+
+TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {
+  for (const std::string host : {"192.0.2.1", "no-such-host.invalid"}) {
+    const auto result = run(binary, {"--host=" + host, "--port=0"});
+    EXPECT_EQ(result.code, 1);
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_NE(result.err.find(host), std::string::npos) << result.err;
+  }
+}
+
+TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
+  Service service(binary, {}, {.max_open_files = 200});
+  const auto warning = line_with(service.process(), "level", "warn");
+  EXPECT_NE(value(warning, "msg").find("200"), std::string::npos) << value(warning, "msg");
+  const auto lowered =
+      std::stoi(value(line_with(service.process(), "msg", "listening"), "max_connections"));
+  EXPECT_GT(lowered, 0);
+  EXPECT_LT(lowered, 200);
+  EXPECT_NE(value(warning, "msg").find(std::to_string(lowered)), std::string::npos);
+  // As many fit indeed, and the next one is told so.
+  std::vector<Connection> connections;
+  for (int i = 0; i < lowered; ++i) {
+    connections.emplace_back(service.port());
+    connections.back().send(request_text("/health"));
+    const auto response = connections.back().read_response();
+    ASSERT_TRUE(response) << i << connections.back().error();
+    ASSERT_EQ(response->status, 200) << i;
+  }
+  EXPECT_EQ(get(service.port(), "/health").status(), 503);
+}
+
+TEST_P(Configuration, MaxConnectionsThatFitAreLeftAlone) {
+  Service service(binary, {"--max-connections=5"}, {.max_open_files = 1024});
+  EXPECT_EQ(log_lines(service.process()).size(), 1U);
+  std::vector<Connection> connections;
+  for (int i = 0; i < 5; ++i) connections.emplace_back(service.port());
+  ASSERT_TRUE(eventually([&] { return get(service.port(), "/health").status() == 503; }));
+  expect_json(get(service.port(), "/health"), 503, "{\"error\":\"too many open connections\"}\n");
+  connections.clear();
+  EXPECT_TRUE(eventually([&] { return get(service.port(), "/health").status() == 200; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Configuration, testing::Values("service-a", "service-b"),
+                         [](const auto& test) {
+                           return std::string(test.param == "service-a" ? "ServiceA" : "ServiceB");
+                         });
+
+}  // namespace
+}  // namespace tests

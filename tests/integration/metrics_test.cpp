@@ -1,0 +1,276 @@
+#include <cmath>
+#include <set>
+
+#include "integration/harness.hpp"
+
+namespace tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+const std::string kCall = "/call-echo?msg=hello";
+
+using Labels = std::map<std::string, std::string>;
+
+struct Metrics {
+  std::map<std::string, std::string> types;                // of each family
+  std::map<std::string, std::map<Labels, double>> series;  // of each sample name
+};
+
+// Text format 0.0.4, strictly: HELP and TYPE once and before the samples of a family, no sample
+// twice, the buckets of a histogram cumulative up to +Inf and equal to its count.
+Metrics parse(const std::string& text) {
+  static const std::regex comment(R"(# (HELP|TYPE) ([a-z_][a-z0-9_]*) (.+))");
+  static const std::regex line_form(R"(([a-z_][a-z0-9_]*)(?:\{([^{}]*)\})? (\S+))");
+  static const std::regex label(R"re(([a-z_][a-z0-9_]*)="([^"\\]*)"(,|$))re");
+  Metrics result;
+  std::set<std::string> described;
+  std::string family;
+  EXPECT_TRUE(text.ends_with("\n"));
+  std::size_t start = 0;
+  for (auto end = text.find('\n'); end != std::string::npos; end = text.find('\n', start)) {
+    const auto line = text.substr(start, end - start);
+    start = end + 1;
+    std::smatch match;
+    if (std::regex_match(line, match, comment)) {
+      if (match[1] == "HELP") {
+        EXPECT_TRUE(described.insert(match[2]).second) << line;
+        family = match[2];
+      } else {
+        EXPECT_EQ(match[2], family) << line;
+        EXPECT_TRUE(result.types.emplace(match[2], match[3]).second) << line;
+      }
+      continue;
+    }
+    if (!std::regex_match(line, match, line_form)) {
+      ADD_FAILURE() << "not a sample: " << line;
+      continue;
+    }
+    EXPECT_TRUE(match.str(1).starts_with(family) && !family.empty()) << line;
+    Labels labels;
+    const auto inside = match.str(2);
+    std::size_t used = 0;
+    for (std::sregex_iterator each(inside.begin(), inside.end(), label), last; each != last;
+         ++each) {
+      EXPECT_TRUE(labels.emplace((*each)[1], (*each)[2]).second) << line;
+      used += static_cast<std::size_t>(each->length());
+    }
+    EXPECT_EQ(used, inside.size()) << line;
+    EXPECT_TRUE(result.series[match[1]].emplace(labels, std::stod(match[3])).second) << line;
+  }
+  for (const auto& [name, type] : result.types) {
+    if (type != "histogram") continue;
+    std::map<Labels, std::map<double, double>> buckets;
+    for (const auto& [all_labels, count] : result.series[name + "_bucket"]) {
+      auto labels = all_labels;
+      const auto le = labels["le"];
+      labels.erase("le");
+      buckets[labels][le == "+Inf" ? HUGE_VAL : std::stod(le)] = count;
+    }
+    EXPECT_EQ(buckets.size(), result.series[name + "_count"].size());
+    for (const auto& [labels, counts] : buckets) {
+      EXPECT_DOUBLE_EQ(counts.begin()->first, 0.0001);
+      EXPECT_DOUBLE_EQ(std::prev(counts.end(), 2)->first, 10);
+      EXPECT_EQ(counts.rbegin()->first, HUGE_VAL);
+      double before = 0;
+      for (const auto& [le, count] : counts) {
+        EXPECT_GE(count, before);
+        before = count;
+      }
+      EXPECT_EQ(before, result.series[name + "_count"].at(labels));
+      EXPECT_GE(result.series[name + "_sum"].at(labels), 0);
+    }
+  }
+  return result;
+}
+
+Metrics scrape(const Service& service) { return parse(metrics_of(service.port())); }
+
+// 0 where there is no such series.
+double count(const Metrics& metrics, const std::string& name, const Labels& labels = {}) {
+  const auto found = metrics.series.find(name);
+  if (found == metrics.series.end()) return 0;
+  const auto series = found->second.find(labels);
+  return series == found->second.end() ? 0 : series->second;
+}
+
+constexpr const char* kServer = "http_server_request_duration_seconds";
+constexpr const char* kClient = "http_client_request_duration_seconds";
+
+double served(const Metrics& metrics, const std::string& method, const std::string& route,
+              int status) {
+  Labels labels{{"http_request_method", method},
+                {"http_response_status_code", std::to_string(status)}};
+  if (!route.empty()) labels["http_route"] = route;
+  return count(metrics, std::string(kServer) + "_count", labels);
+}
+
+TEST(MetricsOfA, CountWhatWasAnswered) {
+  auto a = start_a();
+  for (int i = 0; i < 3; ++i) get(a.port(), "/echo?msg=hello");
+  get(a.port(), "/echo?msg=%FF");
+  get(a.port(), "/%65cho");  // the same route, written in another way
+  get(a.port(), "/health", {}, 5s, "HEAD");
+  get(a.port(), "/health", {}, 5s, "POST");
+  get(a.port(), "/health", {}, 5s, "BREW");
+  get(a.port(), "/nope");
+  get(a.port(), "/health", {{"Bad Name", "x"}});
+  const auto metrics = scrape(a);
+  EXPECT_EQ(served(metrics, "GET", "/echo", 200), 4);
+  EXPECT_EQ(served(metrics, "GET", "/echo", 400), 1);
+  EXPECT_EQ(served(metrics, "HEAD", "/health", 200), 1);
+  EXPECT_EQ(served(metrics, "POST", "/health", 405), 1);
+  EXPECT_EQ(served(metrics, "_OTHER", "/health", 405), 1);
+  EXPECT_EQ(served(metrics, "GET", "", 404), 1);
+  EXPECT_EQ(served(metrics, "GET", "/metrics", 200), 0);  // not counted before it is answered
+  EXPECT_EQ(served(scrape(a), "GET", "/metrics", 200), 1);
+  double all = 0;
+  for (const auto& [labels, value] : metrics.series.at(std::string(kServer) + "_count")) {
+    all += value;
+  }
+  EXPECT_EQ(all, 10);
+  EXPECT_FALSE(metrics.types.contains(kClient));
+}
+
+TEST(MetricsOfA, HaveTheirTypesAndDescribeTheProcess) {
+  auto a = start_a();
+  get(a.port(), "/health");
+  const auto result = get(a.port(), "/metrics");
+  ASSERT_EQ(result.status(), 200);
+  EXPECT_TRUE(result.response->header("content-type")->starts_with("text/plain; version=0.0.4"));
+  const auto metrics = parse(result.response->body);
+  const std::map<std::string, std::string> expected{{kServer, "histogram"},
+                                                    {"http_server_active_requests", "gauge"},
+                                                    {"http_server_open_connections", "gauge"},
+                                                    {"build_info", "gauge"},
+                                                    {"process_cpu_seconds_total", "counter"},
+                                                    {"process_resident_memory_bytes", "gauge"},
+                                                    {"process_open_fds", "gauge"},
+                                                    {"process_max_fds", "gauge"},
+                                                    {"process_start_time_seconds", "gauge"}};
+  EXPECT_EQ(metrics.types, expected);
+  const auto version = value(line_with(a.process(), "msg", "listening"), "version");
+  EXPECT_EQ(count(metrics, "build_info", {{"version", version}}), 1);
+  EXPECT_NEAR(count(metrics, "process_open_fds"),
+              static_cast<double>(open_files(a.process().pid())), 2);
+  EXPECT_GT(count(metrics, "process_max_fds"), 100);
+  EXPECT_GT(count(metrics, "process_resident_memory_bytes"), 1e6);
+  EXPECT_NEAR(count(metrics, "process_start_time_seconds"), static_cast<double>(std::time(nullptr)),
+              120);
+}
+
+TEST(MetricsOfA, MeasureTheDurationOfTheAnswer) {
+  auto a = start_a({"--delay=300ms"});
+  get(a.port(), "/echo");
+  const auto metrics = scrape(a);
+  Labels labels{{"http_request_method", "GET"},
+                {"http_response_status_code", "200"},
+                {"http_route", "/echo"}};
+  EXPECT_GE(count(metrics, std::string(kServer) + "_sum", labels), 0.3);
+  labels["le"] = "0.25";
+  EXPECT_EQ(count(metrics, std::string(kServer) + "_bucket", labels), 0);
+}
+
+TEST(MetricsOfA, CountConnectionsAndRequestsUnderWay) {
+  auto a = start_a({"--delay=60s"});
+  EXPECT_EQ(count(scrape(a), "http_server_active_requests"), 1);  // the scrape itself
+  std::vector<Connection> connections;
+  for (int i = 0; i < 5; ++i) connections.emplace_back(a.port());
+  connections[0].send(request_text("/echo"));
+  connections[1].send(request_text("/echo"));
+  EXPECT_TRUE(eventually([&] {
+    const auto metrics = scrape(a);
+    return count(metrics, "http_server_open_connections") == 6 &&
+           count(metrics, "http_server_active_requests") == 3;
+  }));
+  connections.erase(connections.begin() + 2, connections.end());
+  EXPECT_TRUE(eventually([&] { return count(scrape(a), "http_server_open_connections") == 3; }));
+}
+
+TEST(MetricsOfB, NameTheReasonOfEachFailedCallAndNoneOfASuccess) {
+  FaultyUpstream upstream(right_mode());
+  auto b = start_b(upstream.url(), {"--timeout=100ms"});
+  const Labels success{{"server_address", "127.0.0.1"},
+                       {"server_port", std::to_string(upstream.port())}};
+  const auto calls = [&](const Metrics& metrics, const std::string& error_type) {
+    auto labels = success;
+    if (!error_type.empty()) labels["error_type"] = error_type;
+    return count(metrics, std::string(kClient) + "_count", labels);
+  };
+  EXPECT_EQ(calls(scrape(b), ""), 0);
+  get(b.port(), kCall);
+  get(b.port(), kCall);
+  get(b.port(), "/call-echo?msg=%FF");  // no call
+  const std::vector<std::pair<std::string, std::string>> failures{
+      {"silent", "timeout"},
+      {"close-after-request", "connection_closed"},
+      {"status-500", "bad_status"},
+      {"not-json", "bad_response"}};
+  for (const auto& [mode, reason] : failures) {
+    upstream.set_mode(mode_named(mode));
+    get(b.port(), kCall);
+  }
+  const auto metrics = scrape(b);
+  EXPECT_EQ(metrics.types.at(kClient), "histogram");
+  EXPECT_EQ(metrics.types.at("http_client_active_requests"), "gauge");
+  EXPECT_EQ(calls(metrics, ""), 2);
+  for (const auto& [mode, reason] : failures) EXPECT_EQ(calls(metrics, reason), 1) << reason;
+  double all = 0;
+  for (const auto& [labels, value] : metrics.series.at(std::string(kClient) + "_count")) {
+    all += value;
+  }
+  EXPECT_EQ(all, 6);
+  EXPECT_EQ(served(metrics, "GET", "/call-echo", 200), 2);
+  EXPECT_EQ(served(metrics, "GET", "/call-echo", 400), 1);
+  EXPECT_EQ(served(metrics, "GET", "/call-echo", 503), 4);
+  auto timeout = success;
+  timeout["error_type"] = "timeout";
+  EXPECT_GE(count(metrics, std::string(kClient) + "_sum", timeout), 0.1);
+}
+
+TEST(MetricsOfB, CountTheCallsUnderWay) {
+  FaultyUpstream upstream(mode_named("silent"));
+  auto b = start_b(upstream.url(), {"--timeout=60s", "--max-upstream-calls=2"});
+  EXPECT_EQ(count(scrape(b), "http_client_active_requests"), 0);
+  std::vector<Connection> connections;
+  for (int i = 0; i < 2; ++i) {
+    connections.emplace_back(b.port());
+    connections.back().send(request_text(kCall));
+  }
+  EXPECT_TRUE(eventually([&] { return upstream.requests().size() == 2; }, kPatience));
+  const auto metrics = scrape(b);
+  EXPECT_EQ(count(metrics, "http_client_active_requests"), 2);
+  EXPECT_EQ(count(metrics, "http_server_active_requests"), 3);
+  upstream.set_mode(right_mode());
+  get(b.port(), kCall);  // overloaded: neither under way before nor after
+  EXPECT_EQ(count(scrape(b), "http_client_active_requests"), 2);
+}
+
+TEST(MetricsOfB, HoldNothingThatAClientHasSent) {
+  FaultyUpstream upstream(random_mode(), {.seed = 7});
+  auto b = start_b(upstream.url(), {"--timeout=20ms"});
+  const std::string mark = "zzMarkzz";
+  for (int i = 0; i < 20; ++i) {
+    get(b.port(), "/" + mark + std::to_string(i));
+    get(b.port(), "/call-echo?msg=" + mark + std::to_string(i),
+        {{"X-Request-ID", mark}, {"Host", mark}, {"User-Agent", mark}});
+    get(b.port(), "/health", {}, 5s, mark + std::to_string(i));
+  }
+  Connection junk(b.port());
+  junk.send(mark + "\r\n\r\n");
+  junk.read_response();
+  const auto text = metrics_of(b.port());
+  EXPECT_NE(text, "");
+  EXPECT_EQ(text.find(mark), std::string::npos);
+  const std::set<std::string> allowed{
+      "http_request_method", "http_route",  "le",         "http_response_status_code",
+      "server_address",      "server_port", "error_type", "version"};
+  for (const auto& [name, series] : parse(text).series) {
+    for (const auto& [labels, ignored] : series) {
+      for (const auto& [key, ignored_too] : labels) EXPECT_TRUE(allowed.contains(key)) << key;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tests

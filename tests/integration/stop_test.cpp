@@ -1,0 +1,280 @@
+#include <signal.h>
+
+#include "integration/harness.hpp"
+
+namespace tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+const std::string kCall = "/call-echo?msg=hello";
+
+struct Stop : testing::TestWithParam<std::tuple<std::string, int>> {
+  const bool is_a = std::get<0>(GetParam()) == "service-a";
+  const int signal = std::get<1>(GetParam());
+
+  // Service A, or a Service B; the latter never calls anybody in these tests.
+  Service start(std::vector<std::string> flags = {}) {
+    return Service(is_a ? SERVICE_A_BINARY : SERVICE_B_BINARY, std::move(flags));
+  }
+};
+
+TEST_P(Stop, EndsWithCode0AndALine) {
+  auto service = start();
+  ASSERT_EQ(get(service.port(), "/health").status(), 200);
+  service.process().signal(signal);
+  EXPECT_EQ(service.process().wait(kPatience), 0);
+  EXPECT_EQ(service.process().err(), "");
+  EXPECT_TRUE(service.process().out().ends_with("\n"));
+  const auto lines = log_lines(service.process());
+  ASSERT_EQ(lines.size(), 4U) << service.process().out();
+  EXPECT_EQ(value(lines[0], "msg"), "listening");
+  EXPECT_EQ(value(lines[1], "endpoint"), "/health");
+  EXPECT_EQ(value(lines[2], "msg"), "stopping");
+  EXPECT_EQ(value(lines[2], "signal"), signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  EXPECT_EQ(value(lines[3], "msg"), "stopped");
+  for (const auto& line : lines) EXPECT_EQ(value(line, "level"), "info");
+}
+
+TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelay) {
+  auto service = start({"--drain-delay=60s"});
+  Connection kept(service.port());
+  kept.send(request_text("/health"));
+  ASSERT_TRUE(kept.read_response());
+
+  service.process().signal(signal);
+  ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status() == 503; }));
+  const auto ready = get(service.port(), "/ready");
+  expect_json(ready, 503, "{\"status\":\"draining\"}\n");
+  EXPECT_EQ(ready.response->header("connection"), "close");
+  for (const auto& [target, status] :
+       std::vector<std::pair<std::string, int>>{{"/health", 200},
+                                                {"/metrics", 200},
+                                                {is_a ? "/echo" : kCall, is_a ? 200 : 503},
+                                                {"/nope", 404}}) {
+    SCOPED_TRACE(target);
+    const auto result = get(service.port(), target);
+    EXPECT_EQ(result.status(), status);
+    EXPECT_EQ(result.response->header("connection"), "close");
+  }
+  // A connection from before the signal is served once more, and told.
+  kept.send(request_text("/health"));
+  const auto last = kept.read_response();
+  ASSERT_TRUE(last) << kept.error();
+  EXPECT_EQ(last->status, 200);
+  EXPECT_EQ(last->header("connection"), "close");
+  EXPECT_TRUE(kept.closed_by_peer());
+
+  // A second signal ends it at once, whichever of the two it is.
+  const auto start = Clock::now();
+  service.process().signal(SIGTERM);
+  EXPECT_EQ(service.process().wait(kPatience), 128 + SIGTERM);
+  EXPECT_LT(Clock::now() - start, 5s);
+}
+
+TEST_P(Stop, TakesTheDrainDelayAndNoLonger) {
+  auto service = start({"--drain-delay=300ms"});
+  const auto start = Clock::now();
+  service.process().signal(signal);
+  EXPECT_EQ(service.process().wait(kPatience), 0);
+  EXPECT_GE(Clock::now() - start, 300ms);
+  EXPECT_LT(Clock::now() - start, 5s);
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Stop,
+                         testing::Combine(testing::Values("service-a", "service-b"),
+                                          testing::Values(SIGTERM, SIGINT)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param) == "service-a" ? "ServiceA"
+                                                                                     : "ServiceB") +
+                                  (std::get<1>(test.param) == SIGTERM ? "OnSigterm" : "OnSigint");
+                         });
+
+TEST(StopWithWork, IdleConnectionsAreClosedAtOnceAndNewOnesRefused) {
+  auto a = start_a({"--delay=60s"});  // a request to /echo keeps it from ending
+  Connection busy(a.port());
+  Connection idle(a.port());
+  Connection fresh(a.port());  // never sent anything
+  busy.send(request_text("/echo"));
+  idle.send(request_text("/health"));
+  ASSERT_TRUE(idle.read_response());
+  ASSERT_TRUE(
+      eventually([&] { return sample(metrics_of(a.port()), "http_server_active_requests") == 2; }));
+
+  a.process().signal(SIGTERM);
+  EXPECT_TRUE(idle.closed_by_peer(2s));
+  EXPECT_TRUE(fresh.closed_by_peer(2s));
+  EXPECT_TRUE(eventually([&] { return !Connection(a.port()).connected(); }));
+  EXPECT_FALSE(busy.closed_by_peer(100ms));
+  EXPECT_TRUE(a.process().running());
+}
+
+TEST(StopWithWork, ARequestUnderWayIsAnswered) {
+  auto a = start_a({"--delay=1s"});
+  auto b = start_b(a.url(), {"--timeout=30s"});
+  Connection client_of_a(a.port());
+  Connection client_of_b(b.port());
+  client_of_a.send(request_text("/echo?msg=hello"));
+  client_of_b.send(request_text(kCall));
+  ASSERT_TRUE(eventually([&] {  // both requests, and this one
+    return sample(metrics_of(a.port()), "http_server_active_requests") == 3;
+  }));
+
+  for (auto* service : {&a, &b}) service->process().signal(SIGTERM);
+  const auto from_a = client_of_a.read_response(kPatience);
+  const auto from_b = client_of_b.read_response(kPatience);
+  ASSERT_TRUE(from_a) << client_of_a.error();
+  ASSERT_TRUE(from_b) << client_of_b.error();
+  expect_json(*from_a, 200, "{\"echo\":\"hello\"}\n");
+  expect_json(*from_b, 200, "{\"service_a\":{\"echo\":\"hello\"},\"service_b\":\"ok\"}\n");
+  EXPECT_TRUE(client_of_a.closed_by_peer());
+  EXPECT_TRUE(client_of_b.closed_by_peer());
+  for (auto* service : {&a, &b}) {
+    EXPECT_EQ(service->process().wait(kPatience), 0);
+    EXPECT_EQ(value(line_with(service->process(), "msg", "stopped"), "level"), "info");
+  }
+  EXPECT_EQ(value(line_of(a.process(), *from_a), "status"), "200");
+  EXPECT_EQ(value(line_of(b.process(), *from_b), "status"), "200");
+}
+
+TEST(StopWithWork, TheAnswerToARequestUnderWaySaysThatTheConnectionEnds) {
+  FaultyUpstream upstream(mode_named("slow-head"));
+  auto b = start_b(upstream.url(), {"--timeout=30s"});
+  Connection client(b.port());
+  client.send(request_text(kCall));
+  ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
+  b.process().signal(SIGTERM);
+  ASSERT_TRUE(b.process().wait_for_output("stopping", kPatience));
+  const auto response = client.read_response(kPatience);
+  ASSERT_TRUE(response) << client.error();
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(response->header("connection"), "close");
+}
+
+TEST(StopWithWork, TheDrainTimeoutBoundsIt) {
+  FaultyUpstream upstream(mode_named("silent"));
+  auto b = start_b(upstream.url(), {"--timeout=60s", "--drain-timeout=300ms"});
+  Connection client(b.port());
+  client.send(request_text(kCall));
+  ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
+  const auto start = Clock::now();
+  b.process().signal(SIGTERM);
+  EXPECT_EQ(b.process().wait(kPatience), 0);
+  EXPECT_GE(Clock::now() - start, 300ms);
+  EXPECT_LT(Clock::now() - start, 5s);
+  EXPECT_TRUE(client.closed_by_peer());
+  // It says so: the last line tells that this was no ordinary stop.
+  const auto last = log_lines(b.process()).back();
+  EXPECT_EQ(value(last, "level"), "warn");
+  EXPECT_TRUE(value(last, "msg").starts_with("stopped")) << value(last, "msg");
+}
+
+TEST(StopWithWork, AClientThatReadsNothingDoesNotHoldItUp) {
+  auto a = start_a({"--drain-timeout=300ms"});
+  Connection client(a.port(), ConnectionOptions{.receive_buffer = 4096});
+  const auto request = request_text("/echo?msg=" + std::string(8000, 'x'));
+  while (client.send(request, 200ms)) {
+  }
+  a.process().signal(SIGTERM);
+  EXPECT_EQ(a.process().wait(kPatience), 0);
+  EXPECT_TRUE(value(log_lines(a.process()).back(), "msg").starts_with("stopped"));
+}
+
+struct SecondSignal : testing::TestWithParam<int> {};
+
+TEST_P(SecondSignal, EndsItAtOnce) {
+  FaultyUpstream upstream(mode_named("silent"));
+  auto b = start_b(upstream.url(), {"--timeout=60s", "--drain-timeout=60s"});
+  Connection client(b.port());
+  client.send(request_text(kCall));
+  ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
+  b.process().signal(SIGTERM);
+  ASSERT_TRUE(b.process().wait_for_output("stopping", kPatience));
+  EXPECT_FALSE(b.process().wait(200ms));
+  b.process().signal(GetParam());
+  EXPECT_EQ(b.process().wait(5s), 128 + GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, SecondSignal, testing::Values(SIGTERM, SIGINT),
+                         [](const auto& test) {
+                           return test.param == SIGTERM ? "Sigterm" : "Sigint";
+                         });
+
+// A service whose log goes to `reader`, a shell command. Says "pid <pid>" and, at the end, "code
+// <code>" on the shell's stderr; what `reader` writes is on its stdout.
+std::vector<std::string> with_log_reader(const std::string& reader) {
+  return {"sh", "-c",
+          "exec 3>&2; { \"$0\" --port=0 --drain-timeout=300ms & echo pid $! >&3; wait $!; "
+          "echo code $? >&3; } | { " +
+              reader + "; }",
+          SERVICE_A_BINARY};
+}
+
+TEST(StopWithWork, AReaderOfTheLogThatEndsHarmsNothing) {
+  Process shell(with_log_reader("head -n 1"));
+  ASSERT_TRUE(shell.wait_for_output("listening", kPatience));
+  const auto port = listening_port(shell.out());
+  ASSERT_TRUE(port);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(get(*port, "/health").status(), 200);
+  ASSERT_TRUE(shell.wait_for_error("\n", kPatience));
+  ::kill(std::stoi(shell.err().substr(4)), SIGTERM);
+  EXPECT_TRUE(shell.wait_for_error("code 0\n", kPatience)) << shell.err();
+}
+
+TEST(StopWithWork, AReaderOfTheLogThatHangsHoldsNothingUp) {
+  Process shell(with_log_reader("head -n 1; exec sleep 60"));
+  ASSERT_TRUE(shell.wait_for_output("listening", kPatience));
+  const auto port = listening_port(shell.out());
+  ASSERT_TRUE(port);
+  Connection client(*port);
+  std::string all;
+  for (int i = 0; i < 100; ++i) all += request_text("/nope/" + std::string(300, 'x'));
+  for (int round = 0; round < 20; ++round) {  // more than a pipe takes
+    ASSERT_TRUE(client.send(all));
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(client.read_response()) << client.error();
+  }
+  ASSERT_TRUE(shell.wait_for_error("\n", kPatience));
+  const auto pid = std::stoi(shell.err().substr(4));
+  ::kill(pid, SIGTERM);
+  EXPECT_TRUE(shell.wait_for_error("code 0\n", 5s)) << shell.err();
+  ::kill(pid, SIGKILL);
+}
+
+TEST(StopWithWork, NoLineIsLost) {
+  for (const std::string format : {"logfmt", "json"}) {
+    auto a = start_a({"--log-format=" + format});
+    Connection client(a.port());
+    constexpr int kRequests = 2'000;
+    std::string all;
+    for (int i = 0; i < kRequests; ++i) {
+      all += request_text("/nope/" + std::to_string(i));
+      if (all.size() < 60'000) continue;
+      ASSERT_TRUE(client.send(all));
+      all.clear();
+    }
+    ASSERT_TRUE(client.send(all));
+    for (int i = 0; i < kRequests; ++i) ASSERT_TRUE(client.read_response()) << client.error();
+    a.process().signal(SIGTERM);
+    ASSERT_EQ(a.process().wait(kPatience), 0);
+    const auto lines = request_lines(a.process());
+    ASSERT_EQ(lines.size(), 2'000U);
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      ASSERT_EQ(value(lines[i], "endpoint"), "/nope/" + std::to_string(i));
+    }
+  }
+}
+
+TEST(StopWithWork, NoLineIsLostAtTheDrainTimeout) {
+  FaultyUpstream upstream(mode_named("silent"));
+  auto b = start_b(upstream.url(), {"--timeout=60s", "--drain-timeout=1ms"});
+  Connection busy(b.port());
+  busy.send(request_text(kCall));
+  ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(get(b.port(), "/health").status(), 200);
+  b.process().signal(SIGTERM);
+  ASSERT_EQ(b.process().wait(kPatience), 0);
+  EXPECT_EQ(request_lines(b.process()).size(), 100U);
+}
+
+}  // namespace
+}  // namespace tests

@@ -1,0 +1,129 @@
+#include "common/http/trace.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+// W3C Trace Context, level 1: the sections are the standard's.
+
+namespace common::http {
+namespace {
+
+using testing::MatchesRegex;
+
+const std::string kTraceId = "4bf92f3577b34da6a3ce929d0e0e4736";
+const std::string kParent = "00f067aa0ba902b7";
+
+bool continues(const std::string& traceparent) {
+  return continue_trace(traceparent, "").trace_id == kTraceId;
+}
+std::string traceparent(const std::string& version, const std::string& flags,
+                        const std::string& rest = "") {
+  return version + "-" + kTraceId + "-" + kParent + "-" + flags + rest;
+}
+
+TEST(Trace, GoesOnInANewSpan) {
+  const auto trace = continue_trace(traceparent("00", "01"), "a=1,b=2");
+  EXPECT_EQ(trace.trace_id, kTraceId);
+  EXPECT_THAT(trace.span_id, MatchesRegex("[0-9a-f]{16}"));
+  EXPECT_NE(trace.span_id, kParent);
+  EXPECT_EQ(trace.state, "a=1,b=2");
+  EXPECT_EQ(trace.traceparent(), "00-" + kTraceId + "-" + trace.span_id + "-01");
+}
+
+TEST(Trace, BeginsWhereThereIsNone) {
+  const auto trace = continue_trace("", "a=1");
+  EXPECT_THAT(trace.traceparent(), MatchesRegex("00-[0-9a-f]{32}-[0-9a-f]{16}-01"));
+  EXPECT_EQ(trace.state, "") << "section 3.3: not without a traceparent";
+}
+
+// Section 3.2.2.
+TEST(Trace, BeginsAnewWhereTraceparentIsInvalid) {
+  const std::string valid = traceparent("00", "01");
+  for (std::size_t size = 0; size < valid.size(); ++size) {
+    EXPECT_FALSE(continues(valid.substr(0, size))) << size;
+  }
+  for (std::size_t at = 0; at < valid.size(); ++at) {
+    for (const char c : {'G', 'g', ' ', '\0', '_', '\x80', valid[at] == '-' ? 'a' : '-'}) {
+      auto changed = valid;
+      changed[at] = c;
+      EXPECT_FALSE(continues(changed)) << changed;
+    }
+  }
+  EXPECT_FALSE(continues(valid + "0"));
+  EXPECT_FALSE(continues(valid + "-"));
+  EXPECT_FALSE(continues(valid + "-01")) << "version 00 ends with the flags";
+  EXPECT_FALSE(continues(" " + valid));
+  EXPECT_FALSE(continues(traceparent("ff", "01"))) << "section 3.2.2.1";
+  EXPECT_FALSE(continues("00-" + std::string(32, '0') + "-" + kParent + "-01"));
+  EXPECT_FALSE(continues("00-" + kTraceId + "-" + std::string(16, '0') + "-01"));
+  EXPECT_FALSE(continues("00-4BF92F3577B34DA6A3CE929D0E0E4736-" + kParent + "-01"));
+  EXPECT_EQ(continue_trace("rubbish", "a=1").state, "");
+}
+
+// Section 3.2.4.
+TEST(Trace, ReadsAFutureVersionAsFarAsItIsKnown) {
+  EXPECT_TRUE(continues(traceparent("01", "01")));
+  EXPECT_TRUE(continues(traceparent("cc", "01", "-what-the-future-holds")));
+  EXPECT_FALSE(continues(traceparent("cc", "01", ".rest")));
+  EXPECT_FALSE(continues(traceparent("0", "01")));
+  EXPECT_EQ(continue_trace(traceparent("cc", "01"), "").traceparent().substr(0, 3), "00-");
+}
+
+// Section 3.2.2.5: only the bit "sampled" is defined.
+TEST(Trace, SendsOnWhetherItIsSampledAndNoOtherFlag) {
+  const std::string digits = "0123456789abcdef";
+  for (std::size_t flags = 0; flags < 256; ++flags) {
+    const std::string text{digits[flags / 16], digits[flags % 16]};
+    EXPECT_EQ(continue_trace(traceparent("00", text), "").flags, flags % 2 == 1 ? "01" : "00")
+        << text;
+  }
+}
+
+// Section 3.3.1.
+TEST(Trace, DropsATracestateThatCannotBeSentOn) {
+  const auto state = [](const std::string& text) {
+    return continue_trace(traceparent("00", "01"), text).state;
+  };
+  const std::string longest = "a=" + std::string(510, 'x');
+  EXPECT_EQ(state(longest), longest);
+  EXPECT_EQ(state(longest + "x"), "");
+  EXPECT_EQ(state("a=1\r\nX: 1"), "");
+  EXPECT_EQ(state(std::string("a=\0", 3)), "");
+  EXPECT_EQ(state("a=\xc3\xa4"), "");
+  EXPECT_EQ(state("a=1,\tb=2"), "a=1,\tb=2");
+}
+
+TEST(RequestId, IsKeptWhenItIsHarmless) {
+  for (const std::string id : {"a", "A-Z_a.z09", "00000000-0000-0000-0000-000000000000"}) {
+    EXPECT_EQ(accept_request_id(id), id);
+  }
+  EXPECT_EQ(accept_request_id(std::string(128, 'x')), std::string(128, 'x'));
+}
+
+TEST(RequestId, IsReplacedOtherwise) {
+  for (const auto& id : {std::string(), std::string(129, 'x'), std::string("a b"),
+                         std::string("a\"b"), std::string("a\r\nb"), std::string("a\0", 2),
+                         std::string("\xc3\xa4"), std::string("a/b"), std::string("a=b")}) {
+    EXPECT_THAT(accept_request_id(id), MatchesRegex("[0-9a-f]{32}")) << id;
+  }
+}
+
+TEST(RandomHex, IsNotTheSameTwice) {
+  std::set<std::string> seen;
+  for (int i = 0; i < 10'000; ++i) {
+    const auto id = random_hex(16);
+    ASSERT_EQ(id.size(), 16u);
+    ASSERT_NE(id.find_first_not_of('0'), std::string::npos);
+    ASSERT_TRUE(seen.insert(id).second);
+  }
+}
+
+TEST(RandomHex, IsNeverAllZero) {
+  for (int i = 0; i < 1'000; ++i) ASSERT_NE(random_hex(1), "0");
+}
+
+}  // namespace
+}  // namespace common::http

@@ -1,0 +1,113 @@
+#include "common/http/url.hpp"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "support/http_client.hpp"
+
+namespace common::http {
+namespace {
+
+using namespace std::string_literals;
+
+TEST(PercentDecode, DecodesEachEscapeOnce) {
+  EXPECT_EQ(percent_decode("a%20b%2F%c3%A4", false), "a b/\xc3\xa4");
+  EXPECT_EQ(percent_decode("%00", false), "\0"s);
+  EXPECT_EQ(percent_decode("%2541", false), "%41");
+}
+
+TEST(PercentDecode, LeavesAloneWhatIsNoEscape) {
+  for (const std::string text :
+       {"%", "%4", "%zz", "%4z", "%z4", "100%", "%%", "%-1", "% 1", "%+1"}) {
+    EXPECT_EQ(percent_decode(text, false), text);
+  }
+  EXPECT_EQ(percent_decode("%%41", false), "%A");
+}
+
+TEST(PercentDecode, TakesPlusForASpaceInQueriesOnly) {
+  EXPECT_EQ(percent_decode("a+b%2B", true), "a b+");
+  EXPECT_EQ(percent_decode("a+b%2B", false), "a+b+");
+}
+
+TEST(PercentEncode, IsUndoneByDecoding) {
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
+  EXPECT_EQ(percent_decode(percent_encode(all), true), all);
+  EXPECT_EQ(percent_decode(percent_encode(all), false), all);
+}
+
+TEST(PercentEncode, EscapesAllButTheUnreserved) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const std::string text(1, static_cast<char>(byte));
+    EXPECT_EQ(percent_encode(text), tests::percent_encode(text)) << byte;
+  }
+}
+
+TEST(BaseUrl, TakesHostAndPort) {
+  const auto url = parse_base_url("http://service-a.example_1.com:8080");
+  EXPECT_EQ(url.host, "service-a.example_1.com");
+  EXPECT_EQ(url.port, 8080);
+  EXPECT_EQ(url.authority(), "service-a.example_1.com:8080");
+}
+
+TEST(BaseUrl, HasPort80WhereNoneIsGiven) {
+  EXPECT_EQ(parse_base_url("http://a").port, 80);
+  EXPECT_EQ(parse_base_url("http://a/").authority(), "a");
+  EXPECT_EQ(parse_base_url("http://a:80").authority(), "a");
+  EXPECT_EQ(parse_base_url("http://a:65535/").port, 65535);
+}
+
+TEST(BaseUrl, TakesAnIpv6AddressInBrackets) {
+  EXPECT_EQ(parse_base_url("http://[::1]").host, "::1");
+  EXPECT_EQ(parse_base_url("http://[::ffff:127.0.0.1]:81").port, 81);
+  EXPECT_EQ(parse_base_url("http://[::1]:81").authority(), "[::1]:81");
+  EXPECT_EQ(parse_base_url("http://[::1]:80").authority(), "[::1]");
+}
+
+TEST(BaseUrl, RefusesEverythingElse) {
+  for (const char* text : {"",
+                           "a",
+                           "a:80",
+                           "//a",
+                           "http:",
+                           "http://",
+                           "http:///",
+                           "http://:80",
+                           "https://a",
+                           "ftp://a",
+                           " http://a",
+                           "http://a ",
+                           "http://a/b",
+                           "http://a//",
+                           "http://a?b",
+                           "http://a#b",
+                           "http://user@a",
+                           "http://a:",
+                           "http://a:/",
+                           "http://a:0",
+                           "http://a:65536",
+                           "http://a:-1",
+                           "http://a:+1",
+                           "http://a:8o",
+                           "http://a:80:80",
+                           "http://a b",
+                           "http://a,b",
+                           "http://\xc3\xa4",
+                           "http://[::1",
+                           "http://[]",
+                           "http://[a]",
+                           "http://[127.0.0.1]",
+                           "http://[::1]80",
+                           "http://[::1]x8080",
+                           "http://[::1]/80",
+                           "http://[::1]:",
+                           "http://::1",
+                           "http://[::1%eth0]"}) {
+    EXPECT_THROW(parse_base_url(text), std::invalid_argument) << text;
+  }
+}
+
+}  // namespace
+}  // namespace common::http
