@@ -20,7 +20,7 @@ struct Options {
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kLogfmt;
   int max_connections = 10'000;
-  int max_refused = 64;  ///< connections above that which are being told so; not a flag
+  int max_surplus = 64;  ///< connections above that which are being told so; not a flag
   Duration drain_delay{0};
   Duration drain_timeout{10'000};
 };

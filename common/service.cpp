@@ -3,8 +3,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
-#include <ctime>
 #include <iostream>
 #include <system_error>
 #include <thread>
@@ -14,17 +14,16 @@
 namespace common {
 namespace {
 
-constexpr int kOwnFiles = 16;  // stdio, epoll, eventfds, the listener, /proc for /metrics
-// Threads for handlers that do not block. More than there are cores only adds switches.
-constexpr int kThreads = 2;
+constexpr int kOwnFiles = 16;        // stdio, epoll, eventfds, the listener, /proc for /metrics
+constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add switches
 
-http::ServerOptions server_options(const Options& options, int blocking_calls) {
+http::ServerOptions server_options(const Options& options) {
   http::ServerOptions out;
   out.host = options.host;
   out.port = options.port;
-  out.threads = static_cast<std::size_t>(kThreads + blocking_calls);
+  out.threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads);
   out.max_connections = static_cast<std::size_t>(options.max_connections);
-  out.max_refused = static_cast<std::size_t>(options.max_refused);
+  out.max_surplus = static_cast<std::size_t>(options.max_surplus);
   return out;
 }
 
@@ -53,21 +52,21 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     const rlimit raised{limit.rlim_max, limit.rlim_max};
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
-  const auto wanted = kOwnFiles + options.max_refused + options.max_connections + upstream_calls;
+  const auto wanted = kOwnFiles + options.max_surplus + options.max_connections + upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
   const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
   upstream_calls = std::min(upstream_calls, available / 3);
-  options.max_refused = std::min(options.max_refused, available / 6);
-  options.max_connections = std::max(1, available - upstream_calls - options.max_refused);
+  options.max_surplus = std::min(options.max_surplus, available / 6);
+  options.max_connections = std::max(1, available - upstream_calls - options.max_surplus);
   return "the limit of open files (" + std::to_string(limit.rlim_cur) +
          ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
 }
 
-Service::Service(const std::string& name, const Options& options, int blocking_calls)
+Service::Service(const std::string& name, const Options& options)
     : name_(block_signals(name)),
       options_(options),
       log_(name, options.log_level, options.log_format),
-      server_(server_options(options, blocking_calls)) {
+      server_(server_options(options)) {
   metrics_.add_gauge("http_server_active_requests", "Requests under way.",
                      [this] { return static_cast<double>(server_.active_requests()); });
   metrics_.add_gauge("http_server_open_connections", "Open connections of clients.",
@@ -89,8 +88,7 @@ Service::Service(const std::string& name, const Options& options, int blocking_c
   });
 }
 
-int Service::run(const std::vector<LogField>& configuration,
-                 const std::function<void()>& every_second) {
+int Service::run(const std::vector<LogField>& configuration) {
   const auto address = options_.host + ":" + std::to_string(options_.port);
   int port = 0;
   for (const auto route : server_.routes()) metrics_.expect_request(route, 200);
@@ -117,11 +115,8 @@ int Service::run(const std::vector<LogField>& configuration,
   log_.event(LogLevel::kInfo, "listening", fields);
 
   const auto signals = stop_signals();
-  const timespec second{1, 0};
-  int signal = -1;
-  while (signal < 0) {
-    signal = sigtimedwait(&signals, nullptr, &second);
-    every_second();
+  int signal = 0;
+  while (sigwait(&signals, &signal) != 0) {
   }
   // A second signal now finds nobody waiting for it and ends the process at once.
   std::signal(SIGTERM, SIG_DFL);

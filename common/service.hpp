@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,19 +18,15 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls);
 /// what happens at SIGTERM. Make one, add handlers to server(), then run().
 class Service {
  public:
-  /// `blocking_calls`: handlers that may be blocked at the same time. So many threads are added to
-  /// those that answer everything else.
-  Service(const std::string& name, const Options& options, int blocking_calls);
+  Service(const std::string& name, const Options& options);
 
   http::Server& server() { return server_; }
   Log& log() { return log_; }
   Metrics& metrics() { return metrics_; }
 
   /// Serves until SIGTERM or SIGINT, then drains. `configuration`: further fields of the start
-  /// line. `every_second` is called about that often. Returns the exit code.
-  int run(
-      const std::vector<LogField>& configuration,
-      const std::function<void()>& every_second = [] {});
+  /// line. Returns the exit code.
+  int run(const std::vector<LogField>& configuration);
 
  private:
   void drain();

@@ -10,7 +10,7 @@ int main(int argc, char** argv) {
 
   int no_calls = 0;
   const auto warning = common::fit_to_file_limit(options, no_calls);
-  common::Service service("service-a", options, no_calls);
+  common::Service service("service-a", options);
   if (!warning.empty()) service.log().event(common::LogLevel::kWarn, warning);
   service_a::add_routes(service.server(), options);
   return service.run({{"delay", common::to_text(options.delay)}});

@@ -5,14 +5,17 @@
 namespace service_a {
 
 void add_routes(common::http::Server& server, const Options& options) {
-  server.Get(
-      "/echo",
-      [](const httplib::Request& request, httplib::Response& response, common::http::Exchange&) {
+  server.Get("/echo", [delay = options.delay](common::http::PendingExchange& exchange) {
+    const auto answer = [&exchange] {
+      exchange.answer([&exchange] {
         std::string msg;
-        if (!common::read_msg(request, response, msg)) return;
-        common::answer_json(response, 200, {{"echo", msg}});
-      },
-      options.delay);
+        if (!common::read_msg(exchange.request, exchange.response, msg)) return;
+        common::answer_json(exchange.response, 200, {{"echo", msg}});
+      });
+    };
+    if (delay.count() == 0) return answer();
+    exchange.loop().after(delay, answer);
+  });
 }
 
 }  // namespace service_a

@@ -30,23 +30,30 @@ common::http::ClientOptions client_options(const Options& options) {
 
 }  // namespace
 
-EchoClient::EchoClient(const Options& options)
+EchoClient::EchoClient(const Options& options, std::size_t loops)
     : timeout_(common::to_text(options.timeout)),
-      client_(common::http::parse_base_url(options.service_a_url), client_options(options)) {}
+      client_(common::http::parse_base_url(options.service_a_url), client_options(options), loops) {
+}
 
 bool EchoClient::fits(const std::string& msg) {
   constexpr std::string_view kAroundTarget = "GET  HTTP/1.1";
   return kAroundTarget.size() + echo_target(msg).size() <= common::http::kMaxRequestLine;
 }
 
-std::variant<nlohmann::json, Unavailable> EchoClient::echo(
-    const std::string& msg, const std::string& request_id,
-    const common::http::TraceContext& trace) {
+void EchoClient::echo(common::http::Loop& loop, const std::string& msg,
+                      const std::string& request_id, const common::http::TraceContext& trace,
+                      std::function<void(Answer)> done) {
   httplib::Headers headers{{"X-Request-ID", request_id}, {"traceparent", trace.traceparent()}};
   if (!trace.state.empty()) headers.emplace("tracestate", trace.state);
-  const auto called = client_.get(echo_target(msg), headers);
-  if (const auto* failure = std::get_if<CallFailure>(&called)) return describe(*failure);
+  client_.get(loop, echo_target(msg), headers,
+              [this, msg, done = std::move(done)](const common::http::Client::Answer& called) {
+                done(check(msg, called));
+              });
+}
 
+EchoClient::Answer EchoClient::check(const std::string& msg,
+                                     const common::http::Client::Answer& called) const {
+  if (const auto* failure = std::get_if<CallFailure>(&called)) return describe(*failure);
   const auto answer = nlohmann::json::parse(std::get<std::string>(called), nullptr, false);
   const auto wrong = [&](const char* what) { return describe({CallError::kBadResponse, what}); };
   if (answer.is_discarded()) return wrong("is not JSON");

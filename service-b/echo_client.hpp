@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -27,10 +28,13 @@ struct Unavailable {
 };
 
 /// Calls Service A's /echo, and decides what of its answers is right and what a failure is called.
-/// Thread-safe; echo() blocks for at most Options::timeout, whatever Service A does.
 class EchoClient {
  public:
-  explicit EchoClient(const Options& options);
+  /// Service A's {"echo":msg}, or why there is none.
+  using Answer = std::variant<nlohmann::json, Unavailable>;
+
+  /// `loops`: their number, as for common::http::Client.
+  EchoClient(const Options& options, std::size_t loops);
 
   /// All words that Unavailable::reason can be.
   static std::span<const std::string_view> reasons();
@@ -38,16 +42,18 @@ class EchoClient {
   /// Whether Service A would accept the request line for this msg.
   static bool fits(const std::string& msg);
 
-  /// Service A's {"echo":msg}, or why there is none. REQUIRES: msg is valid UTF-8 and fits().
-  std::variant<nlohmann::json, Unavailable> echo(const std::string& msg,
-                                                 const std::string& request_id,
-                                                 const common::http::TraceContext& trace);
+  /// Calls `done`, which must not throw, once, at the latest after Options::timeout, whatever
+  /// Service A does: on the thread of `loop`, which must be the one that calls this.
+  /// REQUIRES: msg is valid UTF-8 and fits().
+  void echo(common::http::Loop& loop, const std::string& msg, const std::string& request_id,
+            const common::http::TraceContext& trace, std::function<void(Answer)> done);
 
-  void close_idle() { client_.close_idle(); }
+  /// Thread-safe.
   std::size_t calls_under_way() const { return client_.calls_under_way(); }
   const common::http::BaseUrl& url() const { return client_.url(); }
 
  private:
+  Answer check(const std::string& msg, const common::http::Client::Answer& called) const;
   Unavailable describe(const common::http::CallFailure& failure) const;
 
   const std::string timeout_;

@@ -13,14 +13,13 @@ int main(int argc, char** argv) {
   if (const auto code = parser.parse(argc, argv)) return *code;
 
   const auto warning = common::fit_to_file_limit(options, options.max_upstream_calls);
-  common::Service service("service-b", options, options.max_upstream_calls);
+  common::Service service("service-b", options);
   if (!warning.empty()) service.log().event(common::LogLevel::kWarn, warning);
-  service_b::EchoClient service_a(options);
+  service_b::EchoClient service_a(options, service.server().threads());
   service.metrics().add_gauge("http_client_active_requests", "Calls to Service A under way.",
                               [&] { return static_cast<double>(service_a.calls_under_way()); });
   service_b::add_routes(service.server(), service_a, service.metrics());
   return service.run({{"service_a_url", options.service_a_url},
                       {"timeout", common::to_text(options.timeout)},
-                      {"max_upstream_calls", std::to_string(options.max_upstream_calls), true}},
-                     [&] { service_a.close_idle(); });
+                      {"max_upstream_calls", std::to_string(options.max_upstream_calls), true}});
 }

@@ -8,7 +8,7 @@
 namespace service_b {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using common::http::Clock;
 
 std::string milliseconds(Clock::duration duration) {
   std::array<char, 32> text{};
@@ -17,18 +17,26 @@ std::string milliseconds(Clock::duration duration) {
   return {text.data(), static_cast<std::size_t>(size)};
 }
 
-void answer_unavailable(httplib::Response& response, const Unavailable& unavailable,
-                        common::http::Exchange& exchange) {
+void answer(common::http::PendingExchange& exchange, const EchoClient::Answer& answer,
+            Clock::duration duration) {
+  auto& response = exchange.response;
+  exchange.note_number("upstream_ms", milliseconds(duration));
+  response.set_header("Server-Timing", "service-a;dur=" + milliseconds(duration));
+  const auto* unavailable = std::get_if<Unavailable>(&answer);
+  if (unavailable == nullptr) {
+    return common::answer_json(
+        response, 200, {{"service_a", std::get<nlohmann::json>(answer)}, {"service_b", "ok"}});
+  }
   exchange.outcome = common::http::Exchange::Outcome::kFailed;
-  exchange.note("reason", std::string(unavailable.reason));
-  exchange.note("error", unavailable.sentence);
-  if (unavailable.upstream_status != 0) {
-    exchange.note_number("upstream_status", std::to_string(unavailable.upstream_status));
+  exchange.note("reason", std::string(unavailable->reason));
+  exchange.note("error", unavailable->sentence);
+  if (unavailable->upstream_status != 0) {
+    exchange.note_number("upstream_status", std::to_string(unavailable->upstream_status));
   }
   response.set_header("Retry-After", "1");
   common::answer_json(response, 503,
-                      {{"error", unavailable.sentence},
-                       {"reason", unavailable.reason},
+                      {{"error", unavailable->sentence},
+                       {"reason", unavailable->reason},
                        {"service_a", "unavailable"},
                        {"service_b", "ok"}});
 }
@@ -38,25 +46,25 @@ void answer_unavailable(httplib::Response& response, const Unavailable& unavaila
 void add_routes(common::http::Server& server, EchoClient& service_a, common::Metrics& metrics) {
   metrics.expect_upstream(service_a.url().host, service_a.url().port, EchoClient::reasons());
   metrics.expect_request("/call-echo", 503);
-  server.Get("/call-echo", [&service_a, &metrics](const httplib::Request& request,
-                                                  httplib::Response& response,
-                                                  common::http::Exchange& exchange) {
+  server.Get("/call-echo", [&service_a, &metrics](common::http::PendingExchange& exchange) {
     std::string msg;
-    if (!common::read_msg(request, response, msg)) return;
-    if (!EchoClient::fits(msg)) {
-      return common::answer_error(response, 414, "msg is too long to be sent on to service-a");
+    if (!common::read_msg(exchange.request, exchange.response, msg)) {
+      return exchange.answer([] {});
     }
-    const auto start = Clock::now();
-    const auto result = service_a.echo(msg, exchange.request_id, exchange.trace);
-    const auto duration = Clock::now() - start;
-    const auto* unavailable = std::get_if<Unavailable>(&result);
-
-    metrics.upstream_call(unavailable ? unavailable->reason : std::string_view(), duration);
-    exchange.note_number("upstream_ms", milliseconds(duration));
-    response.set_header("Server-Timing", "service-a;dur=" + milliseconds(duration));
-    if (unavailable) return answer_unavailable(response, *unavailable, exchange);
-    common::answer_json(response, 200,
-                        {{"service_a", std::get<nlohmann::json>(result)}, {"service_b", "ok"}});
+    if (!EchoClient::fits(msg)) {
+      return exchange.answer([&] {
+        common::answer_error(exchange.response, 414, "msg is too long to be sent on to service-a");
+      });
+    }
+    service_a.echo(exchange.loop(), msg, exchange.request_id, exchange.trace,
+                   [&exchange, &metrics, start = Clock::now()](const EchoClient::Answer& result) {
+                     exchange.answer([&] {
+                       const auto duration = Clock::now() - start;
+                       const auto* unavailable = std::get_if<Unavailable>(&result);
+                       metrics.upstream_call(unavailable ? unavailable->reason : "", duration);
+                       answer(exchange, result, duration);
+                     });
+                   });
   });
 }
 

@@ -1,323 +1,364 @@
 #include "common/http/client.hpp"
 
 #include <netinet/tcp.h>
-#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <optional>
 #include <system_error>
+#include <thread>
 
 #include "common/http/resolver.hpp"
 #include "common/http/response_message.hpp"
-#include "common/http/stream.hpp"
 
 namespace common::http {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // Chunked framing may be larger than what it carries. This bounds it, head included.
 constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
 
-std::string text_of(int error) { return std::generic_category().message(error); }
-
 CallFailure failure_of(int error) {
+  const auto text = std::generic_category().message(error);
   switch (error) {
     case ECONNREFUSED: return {CallError::kConnectionRefused, {}};
-    case ETIMEDOUT:  // the kernel gave up before we did
-      return {CallError::kTimeout, text_of(error)};
+    case ETIMEDOUT: return {CallError::kTimeout, text};  // the kernel gave up before we did
     case ECONNRESET:
     case EPIPE: return {CallError::kConnectionClosed, {}};
     case EMFILE:
     case ENFILE:
     case ENOBUFS:
-    case ENOMEM: return {CallError::kOverloaded, text_of(error)};
-    default:  // no route, network down, not permitted by a filter: connect(2)
-      return {CallError::kUnreachable, text_of(error)};
+    case ENOMEM:
+    case EAGAIN: return {CallError::kOverloaded, text};
+    default: return {CallError::kUnreachable, text};  // connect(2)
   }
 }
-
-/// Waits for `events`. Returns false once the deadline has passed.
-bool wait_for(int fd, short events, Clock::time_point deadline) {
-  for (;;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return false;
-    pollfd wanted{fd, events, 0};
-    const int ready = poll(&wanted, 1, static_cast<int>(left));
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return true;  // the next call on `fd` says what is wrong
-  }
-}
-
-/// Between cpp-httplib and the socket: sends what it writes, and on the first read receives the
-/// whole answer, checks it, and lets cpp-httplib read a plain copy of it.
-class CallStream final : public MemoryStream {
- public:
-  CallStream(int fd, Clock::time_point deadline) : fd_(fd), deadline_(deadline) {}
-
-  ssize_t write(const char* data, size_t size) override {
-    size_t sent = 0;
-    while (sent < size && !failure_) {
-      const auto count = ::send(fd_, data + sent, size - sent, MSG_NOSIGNAL);
-      if (count >= 0) {
-        sent += static_cast<size_t>(count);
-      } else if (errno == EAGAIN) {
-        if (!wait_for(fd_, POLLOUT, deadline_)) failure_ = {CallError::kTimeout, "while sending"};
-      } else if (errno != EINTR) {
-        // It may have answered before it closed: an answer is looked for all the same.
-        return static_cast<ssize_t>(size);
-      }
-    }
-    return failure_ ? -1 : static_cast<ssize_t>(size);
-  }
-  using Stream::write;
-
-  ssize_t read(char* data, size_t size) override {
-    if (!complete_ && !failure_) receive();
-    if (failure_) return -1;
-    const auto count = plain_.copy(data, size, taken_);
-    taken_ += count;
-    return static_cast<ssize_t>(count);
-  }
-
-  const std::optional<CallFailure>& failure() const { return failure_; }
-  bool received_anything() const { return received_anything_; }
-  bool reusable() const { return complete_ && reusable_; }
-
- private:
-  void receive() {
-    std::string received;
-    std::array<char, 16'384> buffer;
-    bool ended = false;
-    bool reset = false;
-    while (!complete_ && !failure_) {
-      const auto count = ended ? 0 : ::recv(fd_, buffer.data(), buffer.size(), 0);
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0 && errno == EAGAIN) {
-        if (!wait_for(fd_, POLLIN, deadline_)) {
-          failure_ = {CallError::kTimeout,
-                      received.empty() ? "waiting for the answer" : "the answer is not complete"};
-        }
-        continue;
-      }
-      if (count > 0) {
-        received.append(buffer.data(), static_cast<std::size_t>(count));
-        received_anything_ = true;
-        // Data that never ends must not outrun the clock.
-        if (Clock::now() >= deadline_) {
-          failure_ = {CallError::kTimeout, "the answer is not complete"};
-          continue;
-        }
-      } else {
-        ended = true;
-        reset = count < 0;  // a reset ends no body: only an orderly close does
-      }
-      if (received.size() > kMaxReceived) {
-        failure_ = {CallError::kBadResponse, "is larger than 64 KiB"};
-        continue;
-      }
-      if (received.empty() || reset) {
-        if (ended) failure_ = {CallError::kConnectionClosed, {}};
-        continue;
-      }
-      take(parse_response(received, ended));
-    }
-  }
-
-  void take(const std::variant<IncompleteResponse, ResponseMessage, TruncatedResponse,
-                               MalformedResponse>& parsed) {
-    if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
-      failure_ = {CallError::kBadResponse, malformed->error};
-    } else if (std::holds_alternative<TruncatedResponse>(parsed)) {
-      failure_ = {CallError::kConnectionClosed, {}};
-    } else if (const auto* message = std::get_if<ResponseMessage>(&parsed)) {
-      if (message->status != 200) {
-        failure_ = {CallError::kBadStatus, {}, message->status};
-        return;
-      }
-      complete_ = true;
-      reusable_ = message->reusable;
-      plain_ = "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(message->body.size()) +
-               "\r\n\r\n" + message->body;
-    }
-  }
-
-  const int fd_;
-  const Clock::time_point deadline_;
-  std::optional<CallFailure> failure_;
-  std::string plain_;
-  std::size_t taken_ = 0;
-  bool complete_ = false;
-  bool reusable_ = false;
-  bool received_anything_ = false;
-};
-
-/// Gives calls_ back, however a call ends.
-class Permit {
- public:
-  Permit(std::atomic<std::size_t>& calls, std::size_t max) : calls_(calls) {
-    granted_ = calls_.fetch_add(1) < max;
-  }
-  ~Permit() { --calls_; }
-  Permit(const Permit&) = delete;
-  Permit& operator=(const Permit&) = delete;
-  bool granted() const { return granted_; }
-
- private:
-  std::atomic<std::size_t>& calls_;
-  bool granted_;
-};
 
 }  // namespace
 
-/// A connected socket, and the part of cpp-httplib that writes a request and reads its answer.
-struct Client::Connection final : private httplib::ClientImpl {
-  Connection(int descriptor, const BaseUrl& url)
-      : httplib::ClientImpl(url.host, url.port), fd(descriptor) {
-    set_decompress(false);
-    set_follow_location(false);
-  }
-  ~Connection() override { ::close(fd); }
-
-  /// What has arrived, or has been closed, since the last call shows that it cannot be used any
-  /// more.
-  bool usable() const {
-    char byte = 0;
-    return ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
-  }
-
-  Attempt get(const std::string& target, const httplib::Headers& headers, CallStream& stream) {
-    httplib::Request request;
-    request.method = "GET";
-    request.path = target;
-    request.headers = headers;
-    httplib::Response response;
-    auto error = httplib::Error::Success;
-    const bool answered = process_request(stream, request, response, false, error);
-    if (stream.failure()) return *stream.failure();
-    if (!answered) return CallFailure{CallError::kBadResponse, "is not an HTTP answer"};
-    return std::move(response.body);
-  }
-
-  const int fd;
-  const Clock::time_point connected = Clock::now();
-  Clock::time_point idle_since{};
+struct Client::Call {
+  Clock::time_point deadline;
+  std::string request;
+  std::function<void(Answer)> done;
 };
 
-Client::Client(BaseUrl url, ClientOptions options)
-    : url_(std::move(url)), options_(std::move(options)) {}
-Client::~Client() = default;
+/// What the calls of one loop share: its idle connections, and the look-up of the name.
+class Client::Pool {
+ public:
+  explicit Pool(Client& client)
+      : client_(client), literal_(resolve_literal(client.url_.host, client.url_.port)) {
+    idle_.reserve(options().max_calls);
+  }
+  ~Pool() {
+    if (lookup_.joinable()) lookup_.join();
+  }
 
-std::variant<std::string, CallFailure> Client::get(const std::string& target,
-                                                   const httplib::Headers& headers) {
-  const auto deadline = Clock::now() + options_.budget;
-  const Permit permit(calls_, options_.max_calls);
-  if (!permit.granted()) return CallFailure{CallError::kOverloaded, {}};
+  const ClientOptions& options() const { return client_.options_; }
+  void call_ended() { --client_.calls_; }
 
-  httplib::Headers all = headers;
-  all.emplace("Host", url_.authority());
-  all.emplace("User-Agent", options_.user_agent);
-  all.emplace("Accept", "application/json");
-  all.emplace("Accept-Encoding", "identity");
+  /// The newest idle connection that can be used, or nullptr.
+  Connection* take_idle();
+  void keep(Connection& connection) { idle_.push_back(&connection); }
+  void forget(Connection& connection) {
+    std::erase(idle_, &connection);
+    std::erase(waiting_, &connection);
+  }
 
-  auto connection = take_idle();
-  for (;;) {
-    const bool reused = connection != nullptr;
-    if (!reused) {
-      auto connected = connect(deadline);
-      if (auto* failure = std::get_if<CallFailure>(&connected)) return std::move(*failure);
-      connection = std::move(std::get<std::unique_ptr<Connection>>(connected));
-    }
-    CallStream stream(connection->fd, deadline);
-    auto attempt = connection->get(target, all, stream);
-    if (stream.reusable()) keep(std::move(connection));
-    const auto* failure = std::get_if<CallFailure>(&attempt);
-    // RFC 9110, section 9.2.2: a GET may be sent again when its connection was closed under it.
-    // Only a reused connection can have been closed before this request, and a new one never comes
-    // here twice, so this is done once.
-    const bool stale = reused && failure != nullptr &&
-                       failure->error == CallError::kConnectionClosed &&
-                       !stream.received_anything();
-    if (!stale) return attempt;
-    connection.reset();
+  /// Calls connection.on_resolved(), now or later.
+  void resolve(Connection& connection);
+
+ private:
+  void look_up();
+  void looked_up(Resolution found);
+
+  Client& client_;
+  const std::optional<Resolution> literal_;
+  std::vector<Connection*> idle_;     // newest last; never needs memory
+  std::vector<Connection*> waiting_;  // for the look-up
+  bool looking_up_ = false;
+  std::thread lookup_;  // at most one, and no longer than a call may take
+};
+
+/// One connection to the peer: connects, carries a call, waits for the next one.
+class Client::Connection final : public Watcher {
+ public:
+  Connection(Loop& loop, Pool& pool) : Watcher(loop), pool_(pool) {}
+
+  /// On a connection that is new, or that take_idle() has given.
+  void begin(Call call);
+
+  void on_resolved(const Resolution& found);
+  void on_events(std::uint32_t events) override;
+  void on_deadline() override;
+
+  using Watcher::loop;
+  bool usable() const;
+  Clock::time_point call_deadline() const { return call_.deadline; }
+
+ private:
+  enum class State { kResolving, kConnecting, kSending, kReceiving, kIdle };
+
+  void connect_next();
+  void send();
+  void receive();
+  void finish(Answer answer, bool reusable = false);
+  void fail(CallError error, const char* detail = "") { finish(CallFailure{error, detail}); }
+
+  Pool& pool_;
+  State state_ = State::kResolving;
+  Call call_;
+  bool reused_ = false;
+  Clock::time_point retire_;              // too old after that
+  std::vector<SocketAddress> addresses_;  // not yet tried, the next one last
+  CallFailure last_failure_;
+  std::size_t sent_ = 0;
+  std::string received_;
+};
+
+// --- a call
+
+void Client::Connection::begin(Call call) {
+  call_ = std::move(call);
+  reused_ = state_ == State::kIdle;
+  try {
+    if (reused_) return send();
+    set_deadline(call_.deadline);
+    pool_.resolve(*this);
+  } catch (const std::exception& error) {  // no memory, no thread
+    fail(CallError::kOverloaded, error.what());
   }
 }
 
-std::unique_ptr<Client::Connection> Client::take_idle() {
-  for (;;) {
-    std::unique_ptr<Connection> connection;
-    {
-      const std::lock_guard lock(mutex_);
-      if (idle_.empty()) return nullptr;
-      connection = std::move(idle_.front());
-      idle_.pop_front();
-    }
-    const auto now = Clock::now();
-    if (now - connection->idle_since < options_.idle_timeout &&
-        now - connection->connected < options_.max_age && connection->usable()) {
-      return connection;
-    }
-  }
+void Client::Connection::on_resolved(const Resolution& found) {
+  state_ = State::kConnecting;
+  addresses_.assign(found.addresses.rbegin(), found.addresses.rend());
+  last_failure_ = {CallError::kDnsFailure, found.error};
+  connect_next();
 }
 
-void Client::keep(std::unique_ptr<Connection> connection) {
-  connection->idle_since = Clock::now();
-  const std::lock_guard lock(mutex_);
-  idle_.push_front(std::move(connection));
-}
-
-void Client::close_idle() {
-  std::list<std::unique_ptr<Connection>> closed;  // outside of the lock
-  const std::lock_guard lock(mutex_);
-  const auto now = Clock::now();
-  for (auto each = idle_.begin(); each != idle_.end();) {
-    const auto next = std::next(each);
-    if (now - (*each)->idle_since >= options_.idle_timeout ||
-        now - (*each)->connected >= options_.max_age || !(*each)->usable()) {
-      closed.splice(closed.end(), idle_, each);
-    }
-    each = next;
-  }
-}
-
-std::variant<std::unique_ptr<Client::Connection>, CallFailure> Client::connect(
-    Clock::time_point deadline) const {
-  const auto found = resolve(url_.host, url_.port, deadline);
-  if (found.timed_out) return CallFailure{CallError::kTimeout, "looking the name up"};
-  CallFailure failure{CallError::kDnsFailure, found.error};
-  auto left = found.addresses.size();
-  for (const auto& address : found.addresses) {
+void Client::Connection::connect_next() {
+  while (!addresses_.empty()) {
     // One address that swallows packets must not use up the time of the others.
     const auto now = Clock::now();
-    const auto until = now + (deadline - now) / static_cast<long>(left--);
+    set_deadline(now + (call_.deadline - now) / static_cast<long>(addresses_.size()));
+    const auto address = addresses_.back();
+    addresses_.pop_back();
     const int fd =
         ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-      failure = failure_of(errno);
-      continue;
+    int error = fd < 0 ? errno : 0;
+    if (fd >= 0) {
+      const int on = 1;
+      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      const bool connecting =
+          ::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.size) != 0;
+      error = connecting ? errno : 0;
+      // Only now: a socket that is not connected yet has hung up, for epoll.
+      if (!watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) error = errno;
+      if (error == 0) return send();
+      if (error == EINPROGRESS || error == EINTR) return;
     }
-    auto connection = std::make_unique<Connection>(fd, url_);
-    const int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    int error = 0;
-    if (::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.size) != 0) {
-      error = errno;
-    }
-    if (error == EINPROGRESS || error == EINTR) {
-      if (!wait_for(fd, POLLOUT, until)) {
-        failure = {CallError::kTimeout, "connecting"};
-        continue;
-      }
-      socklen_t size = sizeof error;
-      getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    }
-    if (error == 0) return connection;
-    failure = failure_of(error);
+    last_failure_ = failure_of(error);
   }
-  return failure;
+  finish(std::move(last_failure_));
+}
+
+void Client::Connection::send() {
+  if (state_ != State::kSending) {
+    if (state_ == State::kConnecting) retire_ = Clock::now() + pool_.options().max_age;
+    state_ = State::kSending;
+    sent_ = 0;
+    set_deadline(call_.deadline);
+  }
+  while (sent_ < call_.request.size()) {
+    const auto count =
+        ::send(fd(), call_.request.data() + sent_, call_.request.size() - sent_, MSG_NOSIGNAL);
+    if (count >= 0) {
+      sent_ += static_cast<std::size_t>(count);
+    } else if (errno == EAGAIN) {
+      return;
+    } else if (errno != EINTR) {
+      break;  // it may have answered before it closed: an answer is looked for all the same
+    }
+  }
+  state_ = State::kReceiving;
+}
+
+void Client::Connection::receive() {
+  thread_local std::array<char, 16'384> buffer;
+  for (;;) {
+    const auto count = ::recv(fd(), buffer.data(), buffer.size(), 0);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) return;
+    if (count > 0) received_.append(buffer.data(), static_cast<std::size_t>(count));
+    if (received_.size() > kMaxReceived)
+      return fail(CallError::kBadResponse, "is larger than 64 KiB");
+    // A reset ends no body: only an orderly close does.
+    if (count < 0 || received_.empty()) return fail(CallError::kConnectionClosed);
+    auto parsed = parse_response(received_, count == 0);
+    if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
+      return fail(CallError::kBadResponse, malformed->error);
+    }
+    if (std::holds_alternative<TruncatedResponse>(parsed)) {
+      return fail(CallError::kConnectionClosed);
+    }
+    if (auto* message = std::get_if<ResponseMessage>(&parsed)) {
+      if (message->status == 200) return finish(std::move(message->body), message->reusable);
+      return finish(CallFailure{CallError::kBadStatus, {}, message->status});
+    }
+  }
+}
+
+/// The end of the call; of the connection too, if it is not reusable.
+void Client::Connection::finish(Answer answer, bool reusable) {
+  pool_.forget(*this);
+  auto call = std::move(call_);
+  const auto* failure = std::get_if<CallFailure>(&answer);
+  // RFC 9110, section 9.2.2: a GET may be sent again when its connection was closed under it. Only
+  // a reused connection can have been closed before this request, and a new one never comes here
+  // twice, so this is done once.
+  const bool stale = reused_ && failure != nullptr &&
+                     failure->error == CallError::kConnectionClosed && received_.empty();
+  std::string().swap(received_);
+  if (reusable) {
+    state_ = State::kIdle;
+    set_deadline(std::min(retire_, Clock::now() + pool_.options().idle_timeout));
+    pool_.keep(*this);
+  } else {
+    close();
+  }
+  if (stale) {
+    try {
+      return loop().emplace<Connection>(pool_).begin(std::move(call));
+    } catch (const std::bad_alloc&) {
+      // The answer stands.
+    }
+  }
+  pool_.call_ended();
+  call.done(std::move(answer));
+}
+
+void Client::Connection::on_events(std::uint32_t events) {
+  try {
+    switch (state_) {
+      case State::kResolving: break;
+      case State::kConnecting: {
+        if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) == 0) return;
+        int error = 0;
+        socklen_t size = sizeof error;
+        getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size);
+        if (error != 0) {
+          last_failure_ = failure_of(error);
+          return connect_next();
+        }
+        [[fallthrough]];
+      }
+      case State::kSending: send(); [[fallthrough]];
+      case State::kReceiving: return receive();
+      case State::kIdle:
+        if (!usable()) on_deadline();
+        return;
+    }
+  } catch (const std::bad_alloc&) {
+    fail(CallError::kOverloaded, "out of memory");
+  }
+}
+
+void Client::Connection::on_deadline() {
+  switch (state_) {
+    case State::kResolving: return fail(CallError::kTimeout, "looking the name up");
+    case State::kConnecting:
+      last_failure_ = {CallError::kTimeout, "connecting"};
+      return connect_next();
+    case State::kSending: return fail(CallError::kTimeout, "while sending");
+    case State::kReceiving:
+      return fail(CallError::kTimeout,
+                  received_.empty() ? "waiting for the answer" : "the answer is not complete");
+    case State::kIdle: pool_.forget(*this); return close();
+  }
+}
+
+/// What has arrived, or has been closed, since the last call shows that it cannot be used any more.
+bool Client::Connection::usable() const {
+  char byte = 0;
+  return Clock::now() < retire_ && ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
+}
+
+// --- the pool
+
+Client::Connection* Client::Pool::take_idle() {
+  while (!idle_.empty()) {
+    auto* const connection = idle_.back();
+    idle_.pop_back();
+    if (connection->usable()) return connection;
+    connection->on_deadline();
+  }
+  return nullptr;
+}
+
+void Client::Pool::resolve(Connection& connection) {
+  if (literal_) return connection.on_resolved(*literal_);
+  waiting_.push_back(&connection);
+  if (!looking_up_) look_up();
+}
+
+void Client::Pool::look_up() {
+  if (lookup_.joinable()) lookup_.join();  // it has posted its result
+  auto& newest = *waiting_.back();
+  lookup_ = std::thread([this, &loop = newest.loop(), deadline = newest.call_deadline()] {
+    auto found = common::http::resolve(client_.url_.host, client_.url_.port, deadline);
+    loop.post([this, found = std::move(found)] { looked_up(found); });
+  });
+  looking_up_ = true;
+}
+
+void Client::Pool::looked_up(Resolution found) {
+  looking_up_ = false;
+  try {
+    // The call that had it begun has no time left now, but those that came later have.
+    if (found.timed_out) {
+      if (!waiting_.empty() && waiting_.back()->call_deadline() > Clock::now()) look_up();
+      return;
+    }
+  } catch (const std::system_error& error) {
+    found.error = error.what();
+  }
+  std::vector<Connection*> waiting;
+  waiting.swap(waiting_);
+  for (auto* const each : waiting) each->on_resolved(found);
+}
+
+// --- the client
+
+Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
+    : url_(std::move(url)),
+      options_(std::move(options)),
+      fields_("Host: " + url_.authority() + "\r\nUser-Agent: " + options_.user_agent +
+              "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n") {
+  for (std::size_t i = 0; i < loops; ++i) pools_.push_back(std::make_unique<Pool>(*this));
+}
+
+Client::~Client() = default;
+
+void Client::get(Loop& loop, const std::string& target, const httplib::Headers& headers,
+                 std::function<void(Answer)> done) {
+  if (calls_.fetch_add(1) >= options_.max_calls) {
+    --calls_;
+    return done(CallFailure{CallError::kOverloaded, {}});
+  }
+  try {
+    Call call{Clock::now() + options_.budget, "GET " + target + " HTTP/1.1\r\n" + fields_,
+              std::move(done)};
+    for (const auto& [name, value] : headers) call.request += name + ": " + value + "\r\n";
+    call.request += "\r\n";
+    auto& pool = *pools_.at(loop.index());
+    auto* connection = pool.take_idle();
+    if (connection == nullptr) connection = &loop.emplace<Connection>(pool);
+    connection->begin(std::move(call));
+  } catch (...) {
+    --calls_;
+    throw;
+  }
 }
 
 }  // namespace common::http

@@ -5,13 +5,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <list>
+#include <functional>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
+#include "common/http/loop.hpp"
 #include "common/http/url.hpp"
 
 namespace common::http {
@@ -42,44 +42,42 @@ struct ClientOptions {
   std::string user_agent = "cpp-httplib";
 };
 
-/// Calls one HTTP service with cpp-httplib's client on sockets of our own. A call has one absolute
-/// deadline, from name look-up to the last byte of the body: whatever the peer does, it ends in
-/// time. What the peer sends reaches cpp-httplib only when it is a complete and well-formed answer
-/// (response_message.hpp). Redirects are not followed.
+/// Calls one HTTP service from the loops of a Server, without holding a thread. A call has one
+/// absolute deadline, from name look-up to the last byte of the body: whatever the peer does, it
+/// ends in time. Redirects are not followed.
 ///
-/// Connections are kept alive, each for one call at a time, last in first out. A reused one that
-/// the peer had closed before a byte of the answer came is replaced once, inside the same deadline.
-/// Thread-safe; a call blocks its thread.
+/// Connections are kept alive, each for one call at a time, last in first out, apart for each loop.
+/// A reused one that the peer had closed before a byte of the answer came is replaced once, inside
+/// the same deadline.
 class Client {
  public:
-  Client(BaseUrl url, ClientOptions options);
+  /// The body of a 200, or why there is none.
+  using Answer = std::variant<std::string, CallFailure>;
+
+  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed.
+  Client(BaseUrl url, ClientOptions options, std::size_t loops);
   ~Client();
 
-  /// The body of a 200 to GET `target` (percent-encoded, with its query), or why there is none.
-  /// `headers` are sent as they are: they must be valid.
-  std::variant<std::string, CallFailure> get(const std::string& target,
-                                             const httplib::Headers& headers);
+  /// GET `target` (percent-encoded, with its query). `headers` are sent as they are: they must be
+  /// valid. `done`, which must not throw, is called once, on the thread of `loop`, which must be
+  /// the one that calls this; perhaps before this returns.
+  void get(Loop& loop, const std::string& target, const httplib::Headers& headers,
+           std::function<void(Answer)> done);
 
-  /// Closes connections that have been idle for too long. To be called every second or so.
-  void close_idle();
-
+  /// Thread-safe.
   std::size_t calls_under_way() const { return calls_; }
   const BaseUrl& url() const { return url_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  struct Connection;
-  using Attempt = std::variant<std::string, CallFailure>;
-
-  std::unique_ptr<Connection> take_idle();
-  void keep(std::unique_ptr<Connection> connection);
-  std::variant<std::unique_ptr<Connection>, CallFailure> connect(Clock::time_point deadline) const;
+  struct Call;
+  class Pool;
+  class Connection;
 
   const BaseUrl url_;
   const ClientOptions options_;
+  const std::string fields_;  // of each request
   std::atomic<std::size_t> calls_{0};
-  std::mutex mutex_;                             // guards idle_
-  std::list<std::unique_ptr<Connection>> idle_;  // newest first
+  std::vector<std::unique_ptr<Pool>> pools_;  // by the loops' index
 };
 
 }  // namespace common::http

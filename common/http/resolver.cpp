@@ -15,21 +15,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-bool parse_address(const std::string& host, std::uint16_t port, SocketAddress& address) {
-  auto& v4 = reinterpret_cast<sockaddr_in&>(address.storage);
-  auto& v6 = reinterpret_cast<sockaddr_in6&>(address.storage);
-  if (inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1) {
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons(port);
-    address.size = sizeof v4;
-  } else if (inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) == 1) {
-    v6.sin6_family = AF_INET6;
-    v6.sin6_port = htons(port);
-    address.size = sizeof v6;
-  }
-  return address.size != 0;
-}
-
 struct Lookup {
   Resolution result;
   bool done = false;
@@ -80,14 +65,28 @@ void wait_for_servers(ares_channel channel, Clock::time_point deadline) {
 
 }  // namespace
 
+std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t port) {
+  SocketAddress address;
+  auto& v4 = reinterpret_cast<sockaddr_in&>(address.storage);
+  auto& v6 = reinterpret_cast<sockaddr_in6&>(address.storage);
+  if (inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1) {
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons(port);
+    address.size = sizeof v4;
+  } else if (inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) == 1) {
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons(port);
+    address.size = sizeof v6;
+  } else {
+    return std::nullopt;
+  }
+  return Resolution{{address}, false, {}};
+}
+
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
                    const std::string& servers) {
+  if (auto literal = resolve_literal(host, port)) return *literal;
   Lookup lookup;
-  SocketAddress literal;
-  if (parse_address(host, port, literal)) {
-    lookup.result.addresses.push_back(literal);
-    return lookup.result;
-  }
   static const int library = ares_library_init(ARES_LIB_INIT_ALL);
   ares_channel channel = nullptr;
   ares_options options{};

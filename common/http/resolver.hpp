@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ struct Resolution {
   bool timed_out = false;                ///< the deadline passed before there was an answer
   std::string error;                     ///< why there are none, otherwise
 };
+
+/// What needs no look-up: `host` is an IP address.
+std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t port);
 
 /// Looks `host` up, and gives up at `deadline`. With c-ares and not getaddrinfo(3), which knows no
 /// deadline: a resolver that hangs would keep a thread. `servers`: name servers as

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,60 +15,88 @@
 #include <vector>
 
 #include "common/http/exchange.hpp"
+#include "common/http/loop.hpp"
 
 namespace common::http {
 
-struct RequestHead;
-struct Refusal;
+class Connection;
 
 struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 0;  ///< 0: any free one
-  /// Handlers that may run at the same time. One that blocks holds its thread, so this must be
-  /// larger than the number of those that can block at once.
   std::size_t threads = 2;
   std::size_t max_connections = 10'000;  ///< one more is answered 503 and closed
-  std::size_t max_refused = 64;  ///< of those at the same time; yet more wait in the backlog
+  std::size_t max_surplus = 64;  ///< of those at the same time; yet more wait in the backlog
   std::chrono::milliseconds head_timeout{5'000};    ///< from a head's first byte to its last: 408
   std::chrono::milliseconds idle_timeout{60'000};   ///< between requests: closed without a word
   std::chrono::milliseconds write_timeout{10'000};  ///< for a client to take its answers: cut off
   std::chrono::milliseconds linger_timeout{1'000};  ///< for a client to close after we have
 };
 
+/// A request whose answer is on its way, as a handler sees it.
+struct PendingExchange : Exchange {
+  httplib::Request request;    ///< method, path and params; of the headers only what is above
+  httplib::Response response;  ///< status, headers and body are sent
+  Connection& connection;
+
+  explicit PendingExchange(Connection& from) : connection(from) {}
+
+  Loop& loop() const;
+
+  /// Lets `fill` make the response, and sends it; what it throws becomes a 500 and an entry in the
+  /// log. Must be called once, in the handler or later, on the thread of loop(). This is gone then.
+  template <typename Fill>
+  void answer(Fill&& fill) {
+    try {
+      fill();
+    } catch (const std::exception& error) {
+      fail(error.what());
+    } catch (...) {
+      fail("something that is no std::exception");
+    }
+    send();
+  }
+
+ private:
+  friend class Connection;
+  void fail(const char* what);
+  void send();
+};
+
 /// Why this exists: cpp-httplib's own server gives each connection a thread, so a few idle clients
 /// hold up everybody, and its parser accepts heads that two readers understand differently.
 ///
-/// What it keeps of cpp-httplib: handlers registered with Get(), Request and Response, and
-/// process_request(), which runs the handler and writes the answer. It is given one complete,
-/// checked request at a time, over a stream in memory.
+/// What it keeps of cpp-httplib is what those see who write handlers: Get(), Request and Response.
+/// Its process_request() is not used: to write a request anew for it to parse, and to take its
+/// answer apart, were two thirds of the instructions of an answer.
 ///
-/// Which thread does what: `threads` workers wait on one epoll. A connection is armed there for one
-/// event (EPOLLONESHOT); the worker that gets it owns the connection, reads, answers whatever is
-/// complete, sends, and arms it again or closes it. An idle or dripping client is an entry in the
-/// epoll and some 200 bytes. The acceptor thread accepts, and watches the deadlines: it never
-/// touches an armed connection but shuts its socket down, which wakes a worker that then finds the
-/// deadline passed.
+/// Which thread does what: each of `threads` has a loop, and a connection stays in one of them for
+/// life, so it needs no lock. The first also accepts, and deals the connections out in turn.
+/// Handlers run in the loops: one that has to wait must not block, but answer later. An idle or
+/// dripping client is an entry in an epoll and some 400 bytes.
 ///
 /// Get and on_answer before start; everything else may be called from any thread.
-class Server : private httplib::Server {
+class Server {
  public:
-  using Handler =
-      std::function<void(const httplib::Request&, httplib::Response&, Exchange& exchange)>;
+  using Handler = std::function<void(const httplib::Request&, httplib::Response&)>;
+  using AsyncHandler = std::function<void(PendingExchange&)>;
   using Observer = std::function<void(const Exchange&)>;
 
+  /// Throws std::system_error.
   explicit Server(ServerOptions options);
-  ~Server() override;
+  ~Server();
 
-  /// Answers GET and HEAD of exactly `path`. With a `delay`, each answer is held back that long,
-  /// without holding a thread.
-  Server& Get(const std::string& path, Handler handler, std::chrono::milliseconds delay = {});
-  Server& Get(const std::string& path, httplib::Server::Handler handler);
+  /// Answers GET and HEAD of exactly `path`: when the handler returns, or when it calls answer().
+  Server& Get(const std::string& path, Handler handler);
+  Server& Get(const std::string& path, AsyncHandler handler);
 
   /// The registered paths; the views live as long as the server.
   std::vector<std::string_view> routes() const;
 
-  /// Called for each answer, refusals included, just before it is sent; from many threads at once.
+  /// Called for each answer, refusals included, just before it is sent; from all threads.
   void on_answer(Observer observer) { observer_ = std::move(observer); }
+
+  std::size_t threads() const { return loops_.size(); }
 
   /// Binds and listens, without SO_REUSEPORT: a second server on the same address fails.
   /// Returns the port. Throws std::system_error.
@@ -80,65 +107,39 @@ class Server : private httplib::Server {
   void begin_drain() { draining_ = true; }
   bool draining() const { return draining_; }
 
-  /// No new connections, idle ones are closed at once, requests under way are answered.
-  /// Returns whether all was finished in `time`; what was not is cut off. Where a handler still
-  /// runs after that, its thread is left behind: after a `false`, end the process without
-  /// destroying this.
+  /// No new connections, idle ones are closed at once, requests under way are answered. Returns
+  /// whether all was finished in `time`; if not, end the process without destroying this.
   bool stop(std::chrono::milliseconds time);
 
   std::size_t open_connections() const { return open_connections_; }
   std::size_t active_requests() const { return active_requests_; }
 
  private:
-  struct Connection;
-  struct Current;
-  static thread_local Current current;
-  struct Route {
-    Handler handler;
-    std::chrono::milliseconds delay;
-  };
-  enum class Next { kRead, kWrite, kHold, kLinger, kClose };
-  using Clock = std::chrono::steady_clock;
+  friend class Connection;
+  class Listener;
 
-  void accept_loop();
-  void accept_connections();
-  void watch_deadlines();
-  void work();
-  void serve(Connection& connection);
-  Next step(Connection& connection);
-  bool answer_next(Connection& connection);
-  bool answer(Connection& connection, const RequestHead& head);
-  void refuse(Connection& connection, Exchange& exchange, int status, std::string_view error,
-              std::string_view field = {});
-  void refuse_head(Connection& connection, const Refusal& refusal);
-  void finish(Exchange& exchange);
-  void arm(Connection& connection, Next next);
-  void close_connection(Connection& connection);
-  void close_listener();
+  void add_connection(int fd, bool surplus);
+  void connection_closed(bool surplus);
+  void listener_closed();
 
   const ServerOptions options_;
-  std::map<std::string, Route, std::less<>> routes_;
+  std::map<std::string, AsyncHandler, std::less<>> routes_;
   Observer observer_;
 
-  int epoll_ = -1;
-  int wake_acceptor_ = -1;  // eventfd
-  int wake_workers_ = -1;   // eventfd, readable once the workers shall end
-  int listener_ = -1;
-  Clock::time_point accept_again_;
-  std::vector<std::thread> workers_;
-  std::thread acceptor_;
-
-  std::mutex mutex_;  // guards connections_, and keeps their descriptors open while it is held
-  std::list<Connection> connections_;
-  std::condition_variable all_closed_;
+  std::vector<std::unique_ptr<Loop>> loops_;
+  std::vector<std::thread> threads_;
+  int bound_ = -1;  // between bind and start
+  Listener* listener_ = nullptr;
+  std::size_t next_loop_ = 0;  // the first loop's
 
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> cut_off_{false};
-  std::atomic<bool> ended_{false};
-  std::atomic<std::size_t> open_connections_{0};     // refused ones included
-  std::atomic<std::size_t> refused_connections_{0};  // those above the limit that are being told so
+  std::atomic<bool> listening_{false};
+  std::atomic<std::size_t> open_connections_{0};     // surplus ones included
+  std::atomic<std::size_t> surplus_connections_{0};  // above the limit, and being told so
   std::atomic<std::size_t> active_requests_{0};
+  std::mutex mutex_;  // with all_closed_: for those who wait for the last connection
+  std::condition_variable all_closed_;
 };
 
 }  // namespace common::http

@@ -38,12 +38,11 @@ std::uint16_t start_server() {
   server->Get("/fail", [](const httplib::Request&, httplib::Response&) {
     throw std::runtime_error("as it must");
   });
-  server->Get(
-      "/late",
-      [](const httplib::Request&, httplib::Response& response, common::http::Exchange&) {
-        response.set_content("{}\n", "application/json");
-      },
-      1ms);
+  server->Get("/late", [](common::http::PendingExchange& exchange) {
+    exchange.loop().after(1ms, [&exchange] {
+      exchange.answer([&] { exchange.response.set_content("{}\n", "application/json"); });
+    });
+  });
   const int port = server->bind();
   server->start();
   return static_cast<std::uint16_t>(port);

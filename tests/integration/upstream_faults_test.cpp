@@ -241,10 +241,31 @@ TEST(ServiceB, PassesOnASlowAnswerWithinTheBudget) {
   EXPECT_GE(result.elapsed, 200ms);
 }
 
+// One client, with all its calls on one connection. Each thread of B has connections to A of its
+// own, and this one's calls are all on the same thread.
+class Caller {
+ public:
+  explicit Caller(std::uint16_t port) : connection_(port) {}
+
+  Result call() {
+    Result result;
+    const auto start = Clock::now();
+    connection_.send(request_text(kCall));
+    result.response = connection_.read_response(kPatience);
+    result.elapsed = std::chrono::duration_cast<milliseconds>(Clock::now() - start);
+    result.error = connection_.error();
+    return result;
+  }
+
+ private:
+  Connection connection_;
+};
+
 TEST(ServiceB, KeepsTheConnectionToA) {
   FaultyUpstream upstream(right_mode());
   auto b = start_b(upstream.url());
-  for (int i = 0; i < 20; ++i) expect_json(get(b.port(), kCall), 200, kCallBody);
+  Caller caller(b.port());
+  for (int i = 0; i < 20; ++i) expect_json(caller.call(), 200, kCallBody);
   EXPECT_EQ(upstream.connections(), 1U);
   EXPECT_EQ(upstream.requests().size(), 20U);
 }
@@ -252,14 +273,15 @@ TEST(ServiceB, KeepsTheConnectionToA) {
 TEST(ServiceB, TriesAgainOnceWhenAKeptConnectionWasClosedUnderIt) {
   FaultyUpstream upstream(right_mode());
   auto b = start_b(upstream.url());
-  expect_json(get(b.port(), kCall), 200, kCallBody);
+  Caller caller(b.port());
+  expect_json(caller.call(), 200, kCallBody);
   upstream.set_mode(mode_named("close-after-request"));
   // Once on the kept connection and once on a new one.
-  expect_unavailable(b, get(b.port(), kCall), "connection_closed");
+  expect_unavailable(b, caller.call(), "connection_closed");
   EXPECT_EQ(upstream.requests().size(), 3U);
   EXPECT_EQ(upstream.connections(), 2U);
   // A new connection that is closed is not tried again.
-  expect_unavailable(b, get(b.port(), kCall), "connection_closed");
+  expect_unavailable(b, caller.call(), "connection_closed");
   EXPECT_EQ(upstream.requests().size(), 4U);
 }
 
@@ -275,9 +297,10 @@ TEST(ServiceB, DoesNotTryAgainWhatTimedOutOrWasAnsweredInPart) {
     SCOPED_TRACE(mode);
     FaultyUpstream upstream(right_mode());
     auto b = start_b(upstream.url(), {kTimeoutFlag});
-    expect_json(get(b.port(), kCall), 200, kCallBody);
+    Caller caller(b.port());
+    expect_json(caller.call(), 200, kCallBody);
     upstream.set_mode(mode_named(mode));
-    expect_unavailable(b, get(b.port(), kCall), reason);
+    expect_unavailable(b, caller.call(), reason);
     EXPECT_EQ(upstream.requests().size(), 2U);
     EXPECT_EQ(upstream.connections(), 1U);
   }

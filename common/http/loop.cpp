@@ -1,0 +1,170 @@
+#include "common/http/loop.hpp"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+namespace common::http {
+namespace {
+
+constexpr auto kNever = Clock::time_point::max();
+constexpr std::size_t kEventsPerTurn = 64;
+
+class Timer final : public Watcher {
+ public:
+  Timer(Loop& loop, std::function<void()> task) : Watcher(loop), task_(std::move(task)) {}
+  void start(Clock::time_point when) { set_deadline(when); }
+  void on_events(std::uint32_t) override {}
+  void on_deadline() override {
+    close();
+    task_();
+  }
+
+ private:
+  const std::function<void()> task_;
+};
+
+}  // namespace
+
+Watcher::~Watcher() {
+  close_fd();
+  if (armed_ != kNever) loop_.timers_.erase({armed_, this});
+}
+
+bool Watcher::watch(int fd, std::uint32_t events) {
+  close_fd();
+  fd_ = fd;
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = this;
+  return epoll_ctl(loop_.epoll_, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+void Watcher::close_fd() {
+  if (fd_ >= 0) ::close(fd_);  // which takes it out of the epoll, too
+  fd_ = -1;
+}
+
+void Watcher::set_deadline(Clock::time_point deadline) {
+  deadline_ = deadline;
+  if (deadline >= armed_ || closed_) return;
+  if (armed_ != kNever) loop_.timers_.erase({armed_, this});
+  armed_ = deadline;
+  loop_.timers_.emplace(deadline, this);
+}
+
+void Watcher::close() {
+  if (closed_) return;
+  closed_ = true;
+  close_fd();
+  if (armed_ != kNever) loop_.timers_.erase({std::exchange(armed_, kNever), this});
+  std::erase(loop_.again_, this);
+  loop_.closed_.splice(loop_.closed_.end(), loop_.watchers_, self_);
+}
+
+Loop::Loop(std::size_t index)
+    : index_(index),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  if (epoll_ < 0 || wake_ < 0 || epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_, &event) != 0) {
+    throw std::system_error(errno, std::generic_category(), "epoll");
+  }
+}
+
+Loop::~Loop() {
+  watchers_.clear();
+  closed_.clear();
+  ::close(epoll_);
+  ::close(wake_);
+}
+
+void Loop::run() {
+  while (!stopped_) {
+    std::array<epoll_event, kEventsPerTurn> events;
+    const int count = epoll_wait(epoll_, events.data(), kEventsPerTurn, timeout());
+    for (int i = 0; i < count; ++i) {
+      auto* const watcher = static_cast<Watcher*>(events[static_cast<std::size_t>(i)].data.ptr);
+      if (watcher == nullptr) {
+        run_posted();
+      } else if (!watcher->closed_) {
+        watcher->on_events(events[static_cast<std::size_t>(i)].events);
+      }
+    }
+    fire_timers();
+    std::vector<Watcher*> again;
+    again.swap(again_);
+    while (!again.empty()) {
+      auto* const watcher = again.back();
+      again.pop_back();
+      if (!watcher->closed_) watcher->on_events(0);
+    }
+    closed_.clear();
+  }
+}
+
+int Loop::timeout() const {
+  if (!again_.empty()) return 0;
+  if (timers_.empty()) return -1;
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(timers_.begin()->first - Clock::now());
+  return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+}
+
+void Loop::fire_timers() {
+  if (timers_.empty()) return;
+  const auto now = Clock::now();
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    auto& watcher = *timers_.begin()->second;
+    timers_.erase(timers_.begin());
+    watcher.armed_ = kNever;
+    if (watcher.deadline_ <= now) {
+      watcher.deadline_ = kNever;
+      watcher.on_deadline();
+    } else {
+      watcher.set_deadline(watcher.deadline_);
+    }
+  }
+}
+
+void Loop::stop() {
+  stopped_ = true;
+  eventfd_write(wake_, 1);
+}
+
+void Loop::post(std::function<void()> task) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(task));
+  }
+  eventfd_write(wake_, 1);
+}
+
+void Loop::run_posted() {
+  eventfd_t count = 0;
+  eventfd_read(wake_, &count);
+  std::vector<std::function<void()>> tasks;
+  {
+    const std::lock_guard lock(mutex_);
+    tasks.swap(posted_);
+  }
+  for (const auto& task : tasks) task();
+}
+
+void Loop::after(std::chrono::milliseconds delay, std::function<void()> task) {
+  emplace<Timer>(std::move(task)).start(Clock::now() + delay);
+}
+
+void Loop::drain() {
+  for (auto each = watchers_.begin(); each != watchers_.end();) {
+    (*each++)->on_drain();  // which may close it, but no other
+  }
+}
+
+}  // namespace common::http

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+namespace common::http {
+
+using Clock = std::chrono::steady_clock;
+
+class Loop;
+
+/// What waits in a loop for its socket, for a point in time, or for both: a connection, a timer.
+/// Belongs to its loop, from emplace() to close(), and is used on the loop's thread only.
+class Watcher {
+ public:
+  explicit Watcher(Loop& loop) : loop_(loop) {}
+  virtual ~Watcher();
+  Watcher(const Watcher&) = delete;
+  Watcher& operator=(const Watcher&) = delete;
+
+  /// `events`: of epoll_ctl(2), or 0 after Loop::again(). Must not throw.
+  virtual void on_events(std::uint32_t events) = 0;
+  /// The deadline has passed; there is none now. Must not throw.
+  virtual void on_deadline() = 0;
+  /// The process shall end soon. Must not throw.
+  virtual void on_drain() {}
+
+ protected:
+  /// Takes `fd` over, in place of the one before, and waits for `events`. Returns false for want of
+  /// memory in the kernel.
+  bool watch(int fd, std::uint32_t events);
+  void close_fd();
+  /// max(): none. Moving it to a later time costs nothing, so it may be done for each request.
+  void set_deadline(Clock::time_point deadline);
+  /// The end of this object, as soon as the loop has left it; on_ functions are not called any
+  /// more.
+  void close();
+
+  int fd() const { return fd_; }
+  Loop& loop() const { return loop_; }
+
+ private:
+  friend class Loop;
+  Loop& loop_;
+  int fd_ = -1;
+  bool closed_ = false;
+  Clock::time_point deadline_ = Clock::time_point::max();
+  Clock::time_point armed_ = Clock::time_point::max();  // when the loop looks at deadline_
+  std::list<std::unique_ptr<Watcher>>::iterator self_;
+};
+
+/// One thread's epoll(7), its timers, and all that waits in them. Only post() and stop() may be
+/// called from other threads.
+class Loop {
+ public:
+  /// `index`: which of several this is, for those who keep something for each. Throws
+  /// std::system_error.
+  explicit Loop(std::size_t index = 0);
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  std::size_t index() const { return index_; }
+
+  /// Serves until stop(), on the thread that calls it.
+  void run();
+  void stop();
+  /// Has `task`, which must not throw, called on the loop's thread, in the order of the calls.
+  void post(std::function<void()> task);
+  void after(std::chrono::milliseconds delay, std::function<void()> task);
+
+  /// Makes a watcher, whose constructor must not set a deadline yet.
+  template <typename Kind, typename... Arguments>
+  Kind& emplace(Arguments&&... arguments) {
+    Watchers made;
+    made.push_back(std::make_unique<Kind>(*this, std::forward<Arguments>(arguments)...));
+    watchers_.splice(watchers_.begin(), made);
+    watchers_.front()->self_ = watchers_.begin();
+    return static_cast<Kind&>(*watchers_.front());
+  }
+
+  /// Calls `watcher` once more, after all others had their turn.
+  void again(Watcher& watcher) { again_.push_back(&watcher); }
+  /// on_drain() of all.
+  void drain();
+
+ private:
+  friend class Watcher;
+  using Watchers = std::list<std::unique_ptr<Watcher>>;
+
+  int timeout() const;
+  void run_posted();
+  void fire_timers();
+
+  const std::size_t index_;
+  int epoll_ = -1;
+  int wake_ = -1;  // eventfd(2)
+  Watchers watchers_;
+  Watchers closed_;  // kept until nothing of this turn can refer to them any more
+  std::vector<Watcher*> again_;
+  std::set<std::pair<Clock::time_point, Watcher*>> timers_;
+  std::atomic<bool> stopped_{false};
+  std::mutex mutex_;  // guards posted_
+  std::vector<std::function<void()>> posted_;
+};
+
+}  // namespace common::http
