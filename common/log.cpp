@@ -112,17 +112,19 @@ std::string format_line(LogFormat format, std::chrono::system_clock::time_point 
   return line;
 }
 
+std::string milliseconds(std::chrono::nanoseconds duration) {
+  const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+  auto text = std::to_string(micros / 1000) + "." + std::to_string(1000 + micros % 1000);
+  return text.erase(text.size() - 4, 1);  // 1.1287 to 1.287
+}
+
 std::vector<LogField> request_fields(const http::Exchange& exchange) {
-  const auto micros =
-      std::chrono::duration_cast<std::chrono::microseconds>(exchange.latency).count();
-  const auto thousandths = std::to_string(1000 + micros % 1000);
   std::vector<LogField> fields;
   fields.reserve(7 + exchange.notes.size());
   fields.push_back({"method", exchange.method.substr(0, 32)});
   fields.push_back({"endpoint", exchange.endpoint.substr(0, kMaxEndpoint)});
   fields.push_back({"status", std::to_string(exchange.status), true});
-  fields.push_back(
-      {"latency_ms", std::to_string(micros / 1000) + "." + thousandths.substr(1), true});
+  fields.push_back({"latency_ms", milliseconds(exchange.latency), true});
   fields.insert(fields.end(), exchange.notes.begin(), exchange.notes.end());
   fields.push_back({"request_id", exchange.request_id});
   fields.push_back({"trace_id", exchange.trace.trace_id});

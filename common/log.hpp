@@ -21,6 +21,9 @@ std::string_view to_word(LogLevel level);
 
 using LogField = http::Exchange::Note;
 
+/// As the log and Server-Timing show a duration, such as 0.287.
+std::string milliseconds(std::chrono::nanoseconds duration);
+
 /// One log line, without its newline. Pure. Values are quoted and escaped as JSON strings where
 /// that is needed, so that whatever is in them can forge neither a line nor a field; bytes that are
 /// not UTF-8 become U+FFFD.

@@ -61,7 +61,9 @@ EchoClient::Answer EchoClient::check(const std::string& msg,
   const auto echo = answer.find("echo");
   if (echo == answer.end() || *echo != msg) return wrong("does not echo the msg that was sent");
   // Made anew: nothing else that the answer may hold is passed on.
-  return nlohmann::json{{"echo", msg}};
+  nlohmann::json right;
+  right["echo"] = msg;
+  return right;
 }
 
 std::span<const std::string_view> EchoClient::reasons() { return kReasons; }

@@ -1,8 +1,5 @@
 #include "service-b/routes.hpp"
 
-#include <array>
-#include <cstdio>
-
 #include "common/json.hpp"
 
 namespace service_b {
@@ -10,22 +7,18 @@ namespace {
 
 using common::http::Clock;
 
-std::string milliseconds(Clock::duration duration) {
-  std::array<char, 32> text{};
-  const auto size = std::snprintf(text.data(), text.size(), "%.3f",
-                                  std::chrono::duration<double, std::milli>(duration).count());
-  return {text.data(), static_cast<std::size_t>(size)};
-}
-
-void answer(common::http::PendingExchange& exchange, const EchoClient::Answer& answer,
-            Clock::duration duration) {
+void fill(common::http::PendingExchange& exchange, EchoClient::Answer&& answer,
+          Clock::duration duration) {
   auto& response = exchange.response;
-  exchange.note_number("upstream_ms", milliseconds(duration));
-  response.set_header("Server-Timing", "service-a;dur=" + milliseconds(duration));
+  const auto took = common::milliseconds(duration);
+  exchange.note_number("upstream_ms", took);
+  response.set_header("Server-Timing", "service-a;dur=" + took);
+  nlohmann::json body;
+  body["service_b"] = "ok";
   const auto* unavailable = std::get_if<Unavailable>(&answer);
   if (unavailable == nullptr) {
-    return common::answer_json(
-        response, 200, {{"service_a", std::get<nlohmann::json>(answer)}, {"service_b", "ok"}});
+    body["service_a"] = std::move(std::get<nlohmann::json>(answer));
+    return common::answer_json(response, 200, body);
   }
   exchange.outcome = common::http::Exchange::Outcome::kFailed;
   exchange.note("reason", std::string(unavailable->reason));
@@ -34,11 +27,10 @@ void answer(common::http::PendingExchange& exchange, const EchoClient::Answer& a
     exchange.note_number("upstream_status", std::to_string(unavailable->upstream_status));
   }
   response.set_header("Retry-After", "1");
-  common::answer_json(response, 503,
-                      {{"error", unavailable->sentence},
-                       {"reason", unavailable->reason},
-                       {"service_a", "unavailable"},
-                       {"service_b", "ok"}});
+  body["service_a"] = "unavailable";
+  body["reason"] = unavailable->reason;
+  body["error"] = unavailable->sentence;
+  common::answer_json(response, 503, body);
 }
 
 }  // namespace
@@ -57,12 +49,12 @@ void add_routes(common::http::Server& server, EchoClient& service_a, common::Met
       });
     }
     service_a.echo(exchange.loop(), msg, exchange.request_id, exchange.trace,
-                   [&exchange, &metrics, start = Clock::now()](const EchoClient::Answer& result) {
+                   [&exchange, &metrics, start = Clock::now()](EchoClient::Answer result) {
                      exchange.answer([&] {
                        const auto duration = Clock::now() - start;
                        const auto* unavailable = std::get_if<Unavailable>(&result);
                        metrics.upstream_call(unavailable ? unavailable->reason : "", duration);
-                       answer(exchange, result, duration);
+                       fill(exchange, std::move(result), duration);
                      });
                    });
   });

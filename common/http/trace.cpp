@@ -44,12 +44,11 @@ std::string random_hex(int digits) {
     std::random_device device;
     return (static_cast<std::uint64_t>(device()) << 32) | device();
   }()};
-  std::string out;
-  out.reserve(static_cast<std::size_t>(digits));
+  std::string out(static_cast<std::size_t>(digits), '0');
   std::uint64_t bits = 0;
-  for (int i = 0; i < digits; ++i) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
     if (i % 16 == 0) bits = generator();
-    out += kHex[bits & 15];
+    out[i] = kHex[bits & 15];
     bits >>= 4;
   }
   if (out.find_first_not_of('0') == std::string::npos) out.back() = '1';
