@@ -2,18 +2,21 @@
 # Installs what is missing to build, run and test the services; a second run finds nothing to do.
 #   scripts/setup.sh        what a user needs
 #   scripts/setup.sh dev    and the tools of lint, sanitizers, fuzzing and CI
+#   scripts/setup.sh bench  and those that bench.sh measures beside the services
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config curl
           libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
           libc-ares-dev libgtest-dev libgmock-dev)
 dev_packages=(git clang clang-format libclang-rt-14-dev shellcheck python3 iproute2 nftables
-              prometheus)
+              prometheus valgrind)
+bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
 
 case "${1-}" in
   "") ;;
   dev) packages+=("${dev_packages[@]}") ;;
-  *) echo "usage: scripts/setup.sh [dev]" >&2; exit 2 ;;
+  bench) packages+=("${bench_packages[@]}") ;;
+  *) echo "usage: scripts/setup.sh [dev|bench]" >&2; exit 2 ;;
 esac
 
 # Elsewhere CMake downloads the libraries itself, all but c-ares.
@@ -48,11 +51,13 @@ if ((EUID != 0)); then
 fi
 echo "setup: installing ${missing[*]}"
 
-# Debian starts the daemon of a package it installs; prometheus is wanted as a program for the tests.
-wants_prometheus=false
-[[ " ${missing[*]} " == *" prometheus "* ]] && wants_prometheus=true
+# Debian starts the daemon of a package it installs; these are wanted as programs only.
+daemons=()
+for package in prometheus nginx; do
+  [[ " ${missing[*]} " == *" $package "* ]] && daemons+=("$package")
+done
 policy=/usr/sbin/policy-rc.d
-if $wants_prometheus && [[ ! -e $policy ]]; then
+if ((${#daemons[@]} > 0)) && [[ ! -e $policy ]]; then
   trap '"${as_root[@]}" rm -f "$policy"' EXIT
   printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
   "${as_root[@]}" chmod 755 "$policy"
@@ -62,7 +67,7 @@ apt_get=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
          apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
 "${apt_get[@]}" update
 "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}"
-if $wants_prometheus && command -v systemctl >/dev/null; then
-  "${as_root[@]}" systemctl disable prometheus  # nor at the next boot
+if ((${#daemons[@]} > 0)) && command -v systemctl >/dev/null; then
+  "${as_root[@]}" systemctl disable "${daemons[@]}"  # nor at the next boot
 fi
 echo "setup: done"
