@@ -54,7 +54,7 @@ def nginx(at):
     for name, value in (("FOLDER", at.folder), ("UPSTREAM", at.upstream), ("PORT", at.port)):
         text = text.replace(name, str(value))
     (at.folder / "nginx.conf").write_text(text, encoding="utf-8")
-    return ["nginx", "-c", at.folder / "nginx.conf", "-p", at.folder]
+    return ["nginx", "-e", "stderr", "-c", at.folder / "nginx.conf"]
 
 
 def flask(at):
@@ -112,6 +112,7 @@ def cpu_seconds(pid):
 
 
 def resident_mb(pid):
+    # What several processes share counts for each of them.
     return sum(int(stat(p)[21]) for p in family(pid)) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -286,7 +287,8 @@ def main():
     if args.quick:
         args.rounds, args.seconds, args.connections = 1, 1, [64]
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended then, too
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda *_: sys.exit(1))  # on the way out, the servers are ended
     samples = []
     with tempfile.TemporaryDirectory() as folder:
         for sample in measure_all(args, pathlib.Path(folder)):
