@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures Service A and B beside what else could have been used for the same work: nginx, Go's net/http,
-# Flask under gunicorn, cpp-httplib as it comes, and a raw epoll loop as the floor. Takes 20 minutes.
+# Flask under gunicorn, cpp-httplib as it comes, and a raw epoll loop as the floor. Takes 15 minutes.
 #   scripts/bench.sh [--quick] [--rounds N] [--seconds N] [--connections N...] [--out FOLDER]
 # Installs and builds what is missing. Prints tables; they are also in build/bench (or FOLDER), with every
 # sample (results.csv) and a picture (speed.svg). Only loopback is used.

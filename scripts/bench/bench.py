@@ -145,7 +145,8 @@ def running(command, at):
             server.wait(10)
         except subprocess.TimeoutExpired:
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             server.wait()
 
 
