@@ -18,7 +18,7 @@ void answer_json(httplib::Response& response, int status, const nlohmann::json& 
 void answer_error(httplib::Response& response, int status, std::string_view sentence);
 
 /// Well-formed as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
-bool is_utf8(std::string_view text);
+bool is_utf8(const std::string& text);
 
 /// The `msg` that /echo and /call-echo take; empty where there is none. The first one wins.
 /// Answers 400 and returns false where it is not valid UTF-8.

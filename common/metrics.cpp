@@ -1,7 +1,6 @@
 #include "common/metrics.hpp"
 
 #include <dirent.h>
-#include <prometheus/histogram.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -14,10 +13,6 @@
 namespace common {
 namespace {
 
-using prometheus::ClientMetric;
-using prometheus::MetricFamily;
-using prometheus::MetricType;
-
 // Fine enough for an echo on the loopback, coarse enough for a drain.
 const prometheus::Histogram::BucketBoundaries kBuckets{
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
@@ -29,19 +24,6 @@ std::string_view known_method(const std::string& method) {
                                                    "OPTIONS", "CONNECT", "TRACE", "PATCH"};
   const auto* found = std::find(kKnown.begin(), kKnown.end(), method);
   return found == kKnown.end() ? "_OTHER" : *found;
-}
-
-MetricFamily family(const std::string& name, const std::string& help, MetricType type, double value,
-                    std::vector<ClientMetric::Label> labels = {}) {
-  MetricFamily out{name, help, type, {}};
-  auto& metric = out.metric.emplace_back();
-  metric.label = std::move(labels);
-  if (type == MetricType::Counter) {
-    metric.counter.value = value;
-  } else {
-    metric.gauge.value = value;
-  }
-  return out;
 }
 
 double open_files() {
@@ -61,48 +43,20 @@ double resident_bytes() {
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
-/// The names every Prometheus client library uses for the process itself.
-class ProcessMetrics final : public prometheus::Collectable {
- public:
-  std::vector<MetricFamily> Collect() const override {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    rlimit files{};
-    getrlimit(RLIMIT_NOFILE, &files);
-    const auto seconds = [](const timeval& time) {
-      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
-    };
-    return {family("process_cpu_seconds_total", "User and system CPU time spent, in seconds.",
-                   MetricType::Counter, seconds(usage.ru_utime) + seconds(usage.ru_stime)),
-            family("process_resident_memory_bytes", "Resident memory size in bytes.",
-                   MetricType::Gauge, resident_bytes()),
-            family("process_open_fds", "Number of open file descriptors.", MetricType::Gauge,
-                   open_files()),
-            family("process_max_fds", "Maximum number of open file descriptors.", MetricType::Gauge,
-                   static_cast<double>(files.rlim_cur)),
-            family("process_start_time_seconds", "Start time since the Unix epoch in seconds.",
-                   MetricType::Gauge, start_time_),
-            family("build_info", "Always 1; the version is a label.", MetricType::Gauge, 1,
-                   {{"version", PROJECT_VERSION}})};
-  }
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 
- private:
-  const double start_time_ = static_cast<double>(std::time(nullptr));
-};
-
-class Gauge final : public prometheus::Collectable {
- public:
-  Gauge(std::string name, std::string help, std::function<double()> value)
-      : name_(std::move(name)), help_(std::move(help)), value_(std::move(value)) {}
-  std::vector<MetricFamily> Collect() const override {
-    return {family(name_, help_, MetricType::Gauge, value_())};
-  }
-
- private:
-  const std::string name_;
-  const std::string help_;
-  const std::function<double()> value_;
-};
+double max_files() {
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  return static_cast<double>(files.rlim_cur);
+}
 
 }  // namespace
 
@@ -111,11 +65,30 @@ Metrics::Metrics()
                            .Name("http_server_request_duration_seconds")
                            .Help("Duration of answered HTTP requests.")
                            .Register(registry_)),
-      gauges_{std::make_shared<ProcessMetrics>()} {}
+      cpu_seconds_(prometheus::BuildCounter()
+                       .Name("process_cpu_seconds_total")
+                       .Help("User and system CPU time spent, in seconds.")
+                       .Register(registry_)
+                       .Add({})) {
+  // The names every Prometheus client library uses for the process itself.
+  add_gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident_bytes);
+  add_gauge("process_open_fds", "Number of open file descriptors.", open_files);
+  add_gauge("process_max_fds", "Maximum number of open file descriptors.", max_files);
+  const auto now = static_cast<double>(std::time(nullptr));
+  add_gauge("process_start_time_seconds", "Start time since the Unix epoch in seconds.",
+            [now] { return now; });
+  prometheus::BuildGauge()
+      .Name("build_info")
+      .Help("Always 1; the version is a label.")
+      .Register(registry_)
+      .Add({{"version", PROJECT_VERSION}})
+      .Set(1);
+}
 
 void Metrics::add_gauge(const std::string& name, const std::string& help,
                         std::function<double()> value) {
-  gauges_.push_back(std::make_shared<Gauge>(name, help, std::move(value)));
+  auto& gauge = prometheus::BuildGauge().Name(name).Help(help).Register(registry_).Add({});
+  gauges_.emplace_back(&gauge, std::move(value));
 }
 
 prometheus::Histogram& Metrics::server_histogram(const ServerKey& key) {
@@ -161,12 +134,11 @@ void Metrics::upstream_call(std::string_view error_type, std::chrono::nanosecond
   client_histograms_.at(error_type)->Observe(std::chrono::duration<double>(duration).count());
 }
 
-std::string Metrics::text() const {
-  auto families = registry_.Collect();
-  for (const auto& gauge : gauges_) {
-    for (auto& each : gauge->Collect()) families.push_back(std::move(each));
-  }
-  return prometheus::TextSerializer().Serialize(families);
+std::string Metrics::text() {
+  const std::lock_guard lock(mutex_);
+  cpu_seconds_.Increment(cpu_seconds() - cpu_seconds_.Value());
+  for (const auto& [gauge, value] : gauges_) gauge->Set(value());
+  return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 
 }  // namespace common

@@ -1,17 +1,19 @@
 #pragma once
 
-#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
 #include <chrono>
 #include <functional>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/http/exchange.hpp"
@@ -43,19 +45,20 @@ class Metrics {
   void upstream_call(std::string_view error_type, std::chrono::nanoseconds duration);
 
   /// Prometheus text format 0.0.4.
-  std::string text() const;
+  std::string text();
 
  private:
   using ServerKey = std::tuple<std::string_view, std::string_view, int>;
 
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Histogram>& server_requests_;
-  std::vector<std::shared_ptr<prometheus::Collectable>> gauges_;
+  prometheus::Counter& cpu_seconds_;
+  std::vector<std::pair<prometheus::Gauge*, std::function<double()>>> gauges_;
 
   prometheus::Histogram& server_histogram(const ServerKey& key);
 
   // Finding a histogram by its labels costs more than observing: remembered by what identifies it.
-  std::mutex mutex_;  // guards server_histograms_
+  std::mutex mutex_;  // guards server_histograms_ and cpu_seconds_
   std::map<ServerKey, prometheus::Histogram*> server_histograms_;
   std::map<std::string_view, prometheus::Histogram*>
       client_histograms_;  // not changed after the start
