@@ -47,7 +47,13 @@ void EchoClient::echo(common::http::Loop& loop, const std::string& msg,
   if (!trace.state.empty()) headers.emplace("tracestate", trace.state);
   client_.get(loop, echo_target(msg), headers,
               [this, msg, done = std::move(done)](const common::http::Client::Answer& called) {
-                done(check(msg, called));
+                Answer answer = Unavailable{"overloaded", {}, 0};
+                try {
+                  answer = check(msg, called);
+                } catch (const std::bad_alloc&) {
+                  // `done` has to be called all the same.
+                }
+                done(std::move(answer));
               });
 }
 

@@ -94,11 +94,17 @@ class Client::Connection final : public Watcher {
 
   using Watcher::loop;
   bool usable() const;
+  void retire() {
+    pool_.forget(*this);
+    close();
+  }
   Clock::time_point call_deadline() const { return call_.deadline; }
 
  private:
   enum class State { kResolving, kConnecting, kSending, kReceiving, kIdle };
 
+  template <typename Work>
+  void guarded(Work work);
   void connect_next();
   void send();
   void receive();
@@ -109,7 +115,7 @@ class Client::Connection final : public Watcher {
   State state_ = State::kResolving;
   Call call_;
   bool reused_ = false;
-  Clock::time_point retire_;              // too old after that
+  Clock::time_point old_at_;              // too old after that
   std::vector<SocketAddress> addresses_;  // not yet tried, the next one last
   CallFailure last_failure_;
   std::size_t sent_ = 0;
@@ -118,16 +124,24 @@ class Client::Connection final : public Watcher {
 
 // --- a call
 
+/// Does what may throw for want of memory, or of a thread for the look-up.
+template <typename Work>
+void Client::Connection::guarded(Work work) {
+  try {
+    work();
+  } catch (const std::exception&) {
+    fail(CallError::kOverloaded, "no resources");
+  }
+}
+
 void Client::Connection::begin(Call call) {
   call_ = std::move(call);
   reused_ = state_ == State::kIdle;
-  try {
+  guarded([&] {
     if (reused_) return send();
     set_deadline(call_.deadline);
     pool_.resolve(*this);
-  } catch (const std::exception& error) {  // no memory, no thread
-    fail(CallError::kOverloaded, error.what());
-  }
+  });
 }
 
 void Client::Connection::on_resolved(const Resolution& found) {
@@ -165,7 +179,7 @@ void Client::Connection::connect_next() {
 
 void Client::Connection::send() {
   if (state_ != State::kSending) {
-    if (state_ == State::kConnecting) retire_ = Clock::now() + pool_.options().max_age;
+    if (state_ == State::kConnecting) old_at_ = Clock::now() + pool_.options().max_age;
     state_ = State::kSending;
     sent_ = 0;
     set_deadline(call_.deadline);
@@ -222,7 +236,7 @@ void Client::Connection::finish(Answer answer, bool reusable) {
   std::string().swap(received_);
   if (reusable) {
     state_ = State::kIdle;
-    set_deadline(std::min(retire_, Clock::now() + pool_.options().idle_timeout));
+    set_deadline(std::min(old_at_, Clock::now() + pool_.options().idle_timeout));
     pool_.keep(*this);
   } else {
     close();
@@ -239,7 +253,7 @@ void Client::Connection::finish(Answer answer, bool reusable) {
 }
 
 void Client::Connection::on_events(std::uint32_t events) {
-  try {
+  guarded([&] {
     switch (state_) {
       case State::kResolving: break;
       case State::kConnecting: {
@@ -256,32 +270,32 @@ void Client::Connection::on_events(std::uint32_t events) {
       case State::kSending: send(); [[fallthrough]];
       case State::kReceiving: return receive();
       case State::kIdle:
-        if (!usable()) on_deadline();
-        return;
+        if (!usable()) retire();
+        break;
     }
-  } catch (const std::bad_alloc&) {
-    fail(CallError::kOverloaded, "out of memory");
-  }
+  });
 }
 
 void Client::Connection::on_deadline() {
-  switch (state_) {
-    case State::kResolving: return fail(CallError::kTimeout, "looking the name up");
-    case State::kConnecting:
-      last_failure_ = {CallError::kTimeout, "connecting"};
-      return connect_next();
-    case State::kSending: return fail(CallError::kTimeout, "while sending");
-    case State::kReceiving:
-      return fail(CallError::kTimeout,
-                  received_.empty() ? "waiting for the answer" : "the answer is not complete");
-    case State::kIdle: pool_.forget(*this); return close();
-  }
+  guarded([&] {
+    switch (state_) {
+      case State::kResolving: return fail(CallError::kTimeout, "looking the name up");
+      case State::kConnecting:
+        last_failure_ = {CallError::kTimeout, "connecting"};
+        return connect_next();
+      case State::kSending: return fail(CallError::kTimeout, "while sending");
+      case State::kReceiving:
+        return fail(CallError::kTimeout,
+                    received_.empty() ? "waiting for the answer" : "the answer is not complete");
+      case State::kIdle: return retire();
+    }
+  });
 }
 
 /// What has arrived, or has been closed, since the last call shows that it cannot be used any more.
 bool Client::Connection::usable() const {
   char byte = 0;
-  return Clock::now() < retire_ && ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
+  return Clock::now() < old_at_ && ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
 }
 
 // --- the pool
@@ -291,7 +305,7 @@ Client::Connection* Client::Pool::take_idle() {
     auto* const connection = idle_.back();
     idle_.pop_back();
     if (connection->usable()) return connection;
-    connection->on_deadline();
+    connection->retire();
   }
   return nullptr;
 }

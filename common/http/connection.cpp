@@ -78,11 +78,16 @@ void answer_error(httplib::Response& response, int status, std::string_view sent
 
 Loop& PendingExchange::loop() const { return connection.loop(); }
 
-void PendingExchange::fail(const char* what) {
+void PendingExchange::fail(const char* what) noexcept {
   outcome = Outcome::kFailed;
-  note("error", what);
   response = {};
-  answer_error(response, 500, "internal error");
+  response.status = 500;
+  try {
+    answer_error(response, 500, "internal error");
+    note("error", what);
+  } catch (...) {
+    // No memory for more than the status.
+  }
 }
 
 void PendingExchange::send() { connection.complete(); }

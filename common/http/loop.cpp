@@ -100,9 +100,7 @@ void Loop::run() {
     fire_timers();
     std::vector<Watcher*> again;
     again.swap(again_);
-    while (!again.empty()) {
-      auto* const watcher = again.back();
-      again.pop_back();
+    for (auto* const watcher : again) {
       if (!watcher->closed_) watcher->on_events(0);
     }
     closed_.clear();
@@ -162,8 +160,10 @@ void Loop::after(std::chrono::milliseconds delay, std::function<void()> task) {
 }
 
 void Loop::drain() {
-  for (auto each = watchers_.begin(); each != watchers_.end();) {
-    (*each++)->on_drain();  // which may close it, but no other
+  std::vector<Watcher*> all;  // one may close another
+  for (const auto& each : watchers_) all.push_back(each.get());
+  for (auto* const each : all) {
+    if (!each->closed_) each->on_drain();
   }
 }
 

@@ -59,7 +59,7 @@ struct PendingExchange : Exchange {
 
  private:
   friend class Connection;
-  void fail(const char* what);
+  void fail(const char* what) noexcept;
   void send();
 };
 
