@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <optional>
 #include <system_error>
-#include <thread>
 
 #include "common/http/resolver.hpp"
 #include "common/http/response_message.hpp"
@@ -47,13 +46,11 @@ struct Client::Call {
 class Client::Pool {
  public:
   explicit Pool(Client& client)
-      : client_(client), literal_(resolve_literal(client.url_.host, client.url_.port)) {
+      : client_(client),
+        literal_(resolve_literal(client.url_.host, client.url_.port)),
+        resolver_(client.url_.host, client.url_.port) {
     idle_.reserve(options().max_calls);
   }
-  ~Pool() {
-    if (lookup_.joinable()) lookup_.join();
-  }
-
   const ClientOptions& options() const { return client_.options_; }
   void call_ended() { --client_.calls_; }
 
@@ -70,14 +67,14 @@ class Client::Pool {
 
  private:
   void look_up();
-  void looked_up(Resolution found);
+  void looked_up(const Resolution& found);
 
   Client& client_;
   const std::optional<Resolution> literal_;
   std::vector<Connection*> idle_;     // newest last; never needs memory
   std::vector<Connection*> waiting_;  // for the look-up
   bool looking_up_ = false;
-  std::thread lookup_;  // at most one, and no longer than a call may take
+  Resolver resolver_;
 };
 
 /// One connection to the peer: connects, carries a call, waits for the next one.
@@ -317,25 +314,18 @@ void Client::Pool::resolve(Connection& connection) {
 }
 
 void Client::Pool::look_up() {
-  if (lookup_.joinable()) lookup_.join();  // it has posted its result
   auto& newest = *waiting_.back();
-  lookup_ = std::thread([this, &loop = newest.loop(), deadline = newest.call_deadline()] {
-    auto found = common::http::resolve(client_.url_.host, client_.url_.port, deadline);
-    loop.post([this, found = std::move(found)] { looked_up(found); });
-  });
+  resolver_.start(newest.loop(), newest.call_deadline(),
+                  [this](const Resolution& found) { looked_up(found); });
   looking_up_ = true;
 }
 
-void Client::Pool::looked_up(Resolution found) {
+void Client::Pool::looked_up(const Resolution& found) {
   looking_up_ = false;
-  try {
-    // The call that had it begun has no time left now, but those that came later have.
-    if (found.timed_out) {
-      if (!waiting_.empty() && waiting_.back()->call_deadline() > Clock::now()) look_up();
-      return;
-    }
-  } catch (const std::system_error& error) {
-    found.error = error.what();
+  // The call that had it begun has no time left now, but those that came later have.
+  if (found.timed_out) {
+    if (!waiting_.empty() && waiting_.back()->call_deadline() > Clock::now()) look_up();
+    return;
   }
   std::vector<Connection*> waiting;
   waiting.swap(waiting_);

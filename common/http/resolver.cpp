@@ -9,11 +9,10 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 namespace common::http {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 struct Lookup {
   Resolution result;
@@ -115,6 +114,39 @@ Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_poin
   while (!lookup.done && Clock::now() < deadline) wait_for_servers(channel, deadline);
   if (!lookup.done) owner.reset();  // ends in on_answer
   return lookup.result;
+}
+
+Resolver::~Resolver() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Resolver::start(Loop& loop, Clock::time_point deadline,
+                     std::function<void(const Resolution&)> done) {
+  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+  {
+    const std::lock_guard lock(mutex_);
+    task_ = [this, &loop, deadline, done = std::move(done)] {
+      loop.post([done, found = resolve(host_, port_, deadline)] { done(found); });
+    };
+  }
+  changed_.notify_one();
+}
+
+void Resolver::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return ended_ || task_; });
+    if (ended_) return;
+    const auto task = std::exchange(task_, nullptr);
+    lock.unlock();
+    task();
+    lock.lock();
+  }
 }
 
 }  // namespace common::http
