@@ -52,12 +52,14 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     const rlimit raised{limit.rlim_max, limit.rlim_max};
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
-  const auto wanted = kOwnFiles + options.max_surplus + options.max_connections + upstream_calls;
+  // Beside the connections of the calls there are as many idle ones, in other threads.
+  const auto wanted =
+      kOwnFiles + options.max_surplus + options.max_connections + 2 * upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
   const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
-  upstream_calls = std::min(upstream_calls, available / 3);
+  upstream_calls = std::min(upstream_calls, std::max(1, available / 6));
   options.max_surplus = std::min(options.max_surplus, available / 6);
-  options.max_connections = std::max(1, available - upstream_calls - options.max_surplus);
+  options.max_connections = std::max(1, available - 2 * upstream_calls - options.max_surplus);
   return "the limit of open files (" + std::to_string(limit.rlim_cur) +
          ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
 }

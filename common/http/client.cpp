@@ -66,6 +66,7 @@ class Client::Pool {
   void resolve(Connection& connection);
 
  private:
+  Clock::time_point last_deadline() const;  // of those that wait for the look-up
   void look_up();
   void looked_up(const Resolution& found);
 
@@ -214,8 +215,11 @@ void Client::Connection::receive() {
       return fail(CallError::kConnectionClosed);
     }
     if (auto* message = std::get_if<ResponseMessage>(&parsed)) {
-      if (message->status == 200) return finish(std::move(message->body), message->reusable);
-      return finish(CallFailure{CallError::kBadStatus, {}, message->status});
+      if (message->status != 200) {
+        return finish(CallFailure{CallError::kBadStatus, {}, message->status});
+      }
+      const bool whole_request_sent = sent_ == call_.request.size();
+      return finish(std::move(message->body), message->reusable && whole_request_sent);
     }
   }
 }
@@ -313,9 +317,14 @@ void Client::Pool::resolve(Connection& connection) {
   if (!looking_up_) look_up();
 }
 
+Clock::time_point Client::Pool::last_deadline() const {
+  Clock::time_point last{};
+  for (const auto* const each : waiting_) last = std::max(last, each->call_deadline());
+  return last;
+}
+
 void Client::Pool::look_up() {
-  auto& newest = *waiting_.back();
-  resolver_.start(newest.loop(), newest.call_deadline(),
+  resolver_.start(waiting_.front()->loop(), last_deadline(),
                   [this](const Resolution& found) { looked_up(found); });
   looking_up_ = true;
 }
@@ -324,7 +333,7 @@ void Client::Pool::looked_up(const Resolution& found) {
   looking_up_ = false;
   // The call that had it begun has no time left now, but those that came later have.
   if (found.timed_out) {
-    if (!waiting_.empty() && waiting_.back()->call_deadline() > Clock::now()) look_up();
+    if (last_deadline() > Clock::now()) look_up();
     return;
   }
   std::vector<Connection*> waiting;

@@ -15,11 +15,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kNever = Clock::time_point::max();
 constexpr std::size_t kReadSize = 16'384;     // bytes taken from a socket at once
 constexpr std::size_t kMaxUnsent = 65'536;    // no further request is answered above that
 constexpr std::size_t kMaxLinger = 1u << 24;  // bytes thrown away after a refusal
-constexpr int kMaxRounds = 4;                 // before the others of the loop have their turn
+constexpr int kMaxWork = 32;                  // reads and answers before the others have their turn
 // For the first request of a connection that was accepted before the stop.
 constexpr auto kFreshGrace = 200ms;
 
@@ -111,15 +110,15 @@ void Connection::on_events(std::uint32_t events) {
 }
 
 void Connection::on_deadline() {
-  if (closing_ || !out_.empty() || in_.empty()) return close();
+  if (closing_ || !out_.empty() || in_.empty()) return end();
   const Refusal late{408, "the request head did not arrive in time", {}, {}};
   advance(&late);
 }
 
 void Connection::on_drain() {
   readable_ = true;  // a request that is there already shall be answered
+  fresh_deadline_ = Clock::now() + kFreshGrace;
   advance();
-  if (!answered_ && !closing_ && in_.empty()) set_deadline(Clock::now() + kFreshGrace);
 }
 
 /// Answers with `refusal`, if there is one, and does all else that can be done now.
@@ -129,32 +128,39 @@ void Connection::advance(const Refusal* refusal) {
     if (refusal != nullptr) refuse(*refusal);
     answer_and_receive();
   } catch (...) {
-    // Out of memory, outside of any handler: this connection is lost, the others live on.
-    if (!exchange_) close();
+    end();  // out of memory, outside of any handler: this connection is lost, the others live on
   }
   advancing_ = false;
 }
 
 void Connection::answer_and_receive() {
-  for (int round = 0;; ++round) {
-    if (!flush()) return;
-    if (!closing_) {
-      while (out_.size() < kMaxUnsent && answer_next()) {
-      }
-      if (!out_.empty()) continue;
-      if (exchange_) return set_deadline(kNever);
-    } else if (!shut_) {
+  for (int work = 0;; ++work) {
+    if (broken_ || !flush()) return;
+    while (out_.size() < kMaxUnsent && work < kMaxWork && answer_next()) ++work;
+    if (!out_.empty()) continue;
+    if (exchange_) return set_deadline(kNever);
+    if (closing_ && !shut_) {
       // RFC 9112, section 9.6: close our side first and read on until the client has closed, or the
       // reset that answers its unread bytes might destroy our answer on its way.
       ::shutdown(fd(), SHUT_WR);
       shut_ = true;
       set_deadline(Clock::now() + server_.options_.linger_timeout);
     }
-    if (eof_) return close();
+    if (work >= kMaxWork) {
+      if (!closing_) set_deadline(kNever);
+      return loop().again(*this);
+    }
+    if (eof_) return end();
     if (!readable_) return wait();
-    if (round >= kMaxRounds) return loop().again(*this);
-    if (!receive()) return close();
+    if (!receive()) return end();
   }
+}
+
+/// Closes the connection: at once, or where a handler still has the exchange, when it has answered.
+void Connection::end() {
+  broken_ = true;
+  set_deadline(kNever);
+  if (!exchange_) close();
 }
 
 /// Returns whether all is sent. Where not, the rest waits for the client, or the connection is
@@ -170,7 +176,7 @@ bool Connection::flush() {
       set_deadline(write_deadline_);
       return false;
     } else if (errno != EINTR) {
-      close();
+      end();
       return false;
     }
   }
@@ -206,9 +212,9 @@ void Connection::wait() {
   if (!in_.empty()) {
     set_deadline(head_start_ + server_.options_.head_timeout);
   } else if (server_.stopping_ && answered_) {
-    close();
+    end();
   } else {
-    set_deadline(Clock::now() + server_.options_.idle_timeout);
+    set_deadline(std::min(fresh_deadline_, Clock::now() + server_.options_.idle_timeout));
   }
 }
 
@@ -230,7 +236,6 @@ bool Connection::answer_next() {
     std::string().swap(in_);  // an idle connection keeps no buffer
   } else {
     in_.erase(0, size);
-    head_start_ = Clock::now();
   }
   return true;
 }
@@ -240,7 +245,7 @@ void Connection::begin(const RequestHead& head) {
   ++server_.active_requests_;
   auto& exchange = *exchange_;
   const bool readable = head.method == "GET" || head.method == "HEAD";
-  closing_ = !head.keep_alive || !readable;
+  last_ = !head.keep_alive || !readable;
   http_1_0_ = head.http_1_0;
   try {
     exchange.start = Clock::now();
@@ -273,7 +278,8 @@ void Connection::begin(const RequestHead& head) {
 void Connection::complete() {
   const auto exchange = std::move(exchange_);
   --server_.active_requests_;
-  closing_ = closing_ || server_.draining_;
+  closing_ = last_ || server_.draining_;
+  head_start_ = Clock::now();  // of one that had to wait behind this
   const auto start = out_.size();
   try {
     try {
@@ -287,6 +293,7 @@ void Connection::complete() {
     out_.resize(start);
     closing_ = true;
   }
+  if (broken_) return end();
   if (!advancing_) advance();
 }
 

@@ -41,6 +41,7 @@ class Connection final : public Watcher {
   void answer_and_receive();
   bool flush();
   bool receive();
+  void end();
   void wait();
   bool answer_next();
   void begin(const RequestHead& head);
@@ -55,15 +56,18 @@ class Connection final : public Watcher {
   std::size_t thrown_away_ = 0;
   std::unique_ptr<PendingExchange> exchange_;  // the one whose answer is awaited
   Clock::time_point head_start_{};
-  Clock::time_point write_deadline_ = Clock::time_point::max();
+  Clock::time_point write_deadline_ = kNever;
+  Clock::time_point fresh_deadline_ = kNever;  // for a first request
   bool advancing_ = false;
   bool readable_ = false;  // there may be something to receive
   bool hung_up_ = false;   // the client's end is to be received, or an error
   bool eof_ = false;       // it has been
   bool http_1_0_ = false;  // the request that is being answered
+  bool last_ = false;      // no other one is answered behind it
   bool answered_ = false;  // at least one request
   bool closing_ = false;   // after what is in out_
   bool shut_ = false;      // our side is closed
+  bool broken_ = false;    // nothing can be sent or received any more
 };
 
 }  // namespace common::http

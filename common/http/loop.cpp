@@ -8,11 +8,11 @@
 #include <array>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 namespace common::http {
 namespace {
 
-constexpr auto kNever = Clock::time_point::max();
 constexpr std::size_t kEventsPerTurn = 64;
 
 class Timer final : public Watcher {
@@ -101,6 +101,7 @@ void Loop::run() {
     std::vector<Watcher*> again;
     again.swap(again_);
     for (auto* const watcher : again) {
+      watcher->again_ = false;
       if (!watcher->closed_) watcher->on_events(0);
     }
     closed_.clear();
@@ -129,6 +130,10 @@ void Loop::fire_timers() {
       watcher.set_deadline(watcher.deadline_);
     }
   }
+}
+
+void Loop::again(Watcher& watcher) {
+  if (!std::exchange(watcher.again_, true)) again_.push_back(&watcher);
 }
 
 void Loop::stop() {

@@ -15,6 +15,7 @@
 namespace common::http {
 
 using Clock = std::chrono::steady_clock;
+inline constexpr auto kNever = Clock::time_point::max();
 
 class Loop;
 
@@ -39,7 +40,7 @@ class Watcher {
   /// memory in the kernel.
   bool watch(int fd, std::uint32_t events);
   void close_fd();
-  /// max(): none. Moving it to a later time costs nothing, so it may be done for each request.
+  /// kNever: none. Moving it to a later time costs nothing, so it may be done for each request.
   void set_deadline(Clock::time_point deadline);
   /// The end of this object, as soon as the loop has left it; on_ functions are not called any
   /// more.
@@ -53,8 +54,9 @@ class Watcher {
   Loop& loop_;
   int fd_ = -1;
   bool closed_ = false;
-  Clock::time_point deadline_ = Clock::time_point::max();
-  Clock::time_point armed_ = Clock::time_point::max();  // when the loop looks at deadline_
+  bool again_ = false;  // is in the loop's list
+  Clock::time_point deadline_ = kNever;
+  Clock::time_point armed_ = kNever;  // when the loop looks at deadline_
   std::list<std::unique_ptr<Watcher>>::iterator self_;
 };
 
@@ -89,7 +91,7 @@ class Loop {
   }
 
   /// Calls `watcher` once more, after all others had their turn.
-  void again(Watcher& watcher) { again_.push_back(&watcher); }
+  void again(Watcher& watcher);
   /// on_drain() of all.
   void drain();
 

@@ -47,7 +47,8 @@ void wait_for_servers(ares_channel channel, Clock::time_point deadline) {
                        (ARES_GETSOCK_WRITABLE(wanted, i) ? POLLOUT : 0);
     if (events != 0) polled[count++] = {sockets[i], static_cast<short>(events), 0};
   }
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  const auto left = std::max<std::int64_t>(
+      0, std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count());
   timeval limit{static_cast<time_t>(left / 1000), static_cast<suseconds_t>(left % 1000 * 1000)};
   timeval buffer{};
   const timeval* next = ares_timeout(channel, &limit, &buffer);

@@ -28,7 +28,9 @@ constexpr auto kFullPause = 5ms;  // while as many as may be are being told that
 class Server::Listener final : public Watcher {
  public:
   Listener(Loop& loop, Server& server, int fd) : Watcher(loop), server_(server) {
-    watch(fd, EPOLLIN | EPOLLET);
+    if (!watch(fd, EPOLLIN | EPOLLET)) {
+      throw std::system_error(errno, std::generic_category(), "epoll_ctl");
+    }
   }
 
   void on_events(std::uint32_t) override {
@@ -118,6 +120,7 @@ int Server::bind() {
     // more than that.
     const int on = 1;
     if (bound_ < 0 || setsockopt(bound_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        setsockopt(bound_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0 ||  // inherited
         ::bind(bound_, each->ai_addr, each->ai_addrlen) != 0 || ::listen(bound_, kBacklog) != 0) {
       error = errno;
       if (bound_ >= 0) ::close(std::exchange(bound_, -1));
@@ -135,7 +138,12 @@ int Server::bind() {
 void Server::start() {
   listener_ = &loops_.front()->emplace<Listener>(*this, std::exchange(bound_, -1));
   listening_ = true;
-  for (const auto& loop : loops_) threads_.emplace_back([&loop] { loop->run(); });
+  try {
+    for (const auto& loop : loops_) threads_.emplace_back([&loop] { loop->run(); });
+  } catch (const std::system_error&) {
+    end_threads();
+    throw;
+  }
 }
 
 bool Server::stop(std::chrono::milliseconds time) {
@@ -154,31 +162,40 @@ bool Server::stop(std::chrono::milliseconds time) {
         all_closed_.wait_for(lock, time, [this] { return !listening_ && open_connections_ == 0; });
     if (!finished) return false;
   }
+  end_threads();
+  return true;
+}
+
+void Server::end_threads() {
   for (const auto& loop : loops_) loop->stop();
   for (auto& thread : threads_) thread.join();
   threads_.clear();
-  return true;
+}
+
+bool Server::full() {
+  const std::lock_guard lock(mutex_);  // or one that closes might be seen by halves
+  return open_connections_ - surplus_connections_ >= options_.max_connections;
 }
 
 /// Deals an accepted socket out.
 void Server::add_connection(int fd, bool surplus) {
   ++open_connections_;
   surplus_connections_ += surplus ? 1 : 0;
-  auto& loop = *loops_[next_loop_++ % loops_.size()];
-  const auto add = [this, &loop, fd, surplus] {
-    try {
-      loop.emplace<Connection>(*this, surplus).start(fd);
-    } catch (const std::bad_alloc&) {
-      ::close(fd);
-      connection_closed(surplus);
-    }
-  };
-  if (loop.index() == 0) return add();
-  try {
-    loop.post(add);
-  } catch (const std::bad_alloc&) {
+  const auto give_up = [this, fd, surplus] {
     ::close(fd);
     connection_closed(surplus);
+  };
+  auto& loop = *loops_[next_loop_++ % loops_.size()];
+  try {
+    loop.post([this, &loop, fd, surplus, give_up] {
+      try {
+        loop.emplace<Connection>(*this, surplus).start(fd);
+      } catch (const std::bad_alloc&) {
+        give_up();
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    give_up();
   }
 }
 

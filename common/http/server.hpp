@@ -101,6 +101,7 @@ class Server {
   /// Binds and listens, without SO_REUSEPORT: a second server on the same address fails.
   /// Returns the port. Throws std::system_error.
   int bind();
+  /// Throws std::system_error.
   void start();
 
   /// From now on each answer carries Connection: close. Serving goes on.
@@ -118,9 +119,11 @@ class Server {
   friend class Connection;
   class Listener;
 
+  bool full();
   void add_connection(int fd, bool surplus);
   void connection_closed(bool surplus);
   void listener_closed();
+  void end_threads();
 
   const ServerOptions options_;
   std::map<std::string, AsyncHandler, std::less<>> routes_;
