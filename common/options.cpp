@@ -40,7 +40,9 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
   app_.set_version_flag("--version", service + " " + PROJECT_VERSION);
   app_.footer(
       "Durations are written 250ms, 1s, 1.5s. A flag wins over its environment variable.\n"
-      "Exit codes: 0 clean stop, 1 could not run, 2 wrong configuration.");
+      "Exit codes: 0 clean stop, 1 could not run or is not healthy, 2 wrong configuration.");
+  app_.add_flag("--check", options.check,
+                "Ask the service that runs at this address for its /health: exit code 0 or 1");
   add("--host", options.host, "Address to listen on", "an address or a host name",
       [&options](const std::string& text) {
         options.host = text;

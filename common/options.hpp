@@ -23,6 +23,7 @@ struct Options {
   int max_surplus = 64;  ///< connections above that which are being told so; not a flag
   Duration drain_delay{0};
   Duration drain_timeout{10'000};
+  bool check = false;  ///< not to serve, but to ask the one that does: check_health()
 };
 
 /// "250ms", "1s", "1.5s" to milliseconds; nothing for anything else, or for more than a day.

@@ -64,6 +64,29 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
          ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
 }
 
+int check_health(const std::string& name, const Options& options) {
+  const auto host = options.host == "0.0.0.0" ? "127.0.0.1"
+                    : options.host == "::"    ? "::1"
+                                              : options.host;
+  const auto port = static_cast<std::uint16_t>(options.port);
+  const auto failure = name + ": not healthy at " + http::BaseUrl{host, port}.authority() + ": ";
+  static const auto too_late = failure + "no answer within 2s\n";
+  std::signal(SIGALRM, [](int) {
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, too_late.data(), too_late.size());
+    _exit(1);
+  });
+  alarm(2);  // the look-up of a name and an answer that drips included
+
+  const auto answer = httplib::Client(host, port).Get("/health");
+  if (answer && answer->status == 200) return 0;
+  std::cerr << failure
+            << (answer ? "status " + std::to_string(answer->status)
+                : answer.error() == httplib::Error::Connection ? "cannot connect"
+                                                               : "no HTTP answer")
+            << "\n";
+  return 1;
+}
+
 Service::Service(const std::string& name, const Options& options)
     : name_(block_signals(name)),
       options_(options),

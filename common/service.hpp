@@ -14,6 +14,11 @@ namespace common {
 /// `upstream_calls` to what fits. Returns a sentence for the log where something was lowered.
 std::string fit_to_file_limit(Options& options, int& upstream_calls);
 
+/// Asks the one that runs at the address of `options` for its /health. Returns the exit code: 0 for
+/// a 200, otherwise 1 after one line on stderr. Takes at most 2 s, whatever is there: then it ends
+/// the process.
+int check_health(const std::string& name, const Options& options);
+
 /// The life of a service: log, metrics, the server with /health, /ready and /metrics, start, and
 /// what happens at SIGTERM. Make one, add handlers to server(), then run().
 class Service {

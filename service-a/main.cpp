@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   parser.add_duration("--delay", options.delay, common::Duration(0),
                       "Answer every /echo this late, to see the other service's timeout");
   if (const auto code = parser.parse(argc, argv)) return *code;
+  if (options.check) return common::check_health("service-a", options);
 
   int no_calls = 0;
   const auto warning = common::fit_to_file_limit(options, no_calls);

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   parser.add_number("--max-upstream-calls", options.max_upstream_calls, 1, 1'000,
                     "Calls that may wait for Service A; more are answered 503 at once");
   if (const auto code = parser.parse(argc, argv)) return *code;
+  if (options.check) return common::check_health("service-b", options);
 
   const auto warning = common::fit_to_file_limit(options, options.max_upstream_calls);
   common::Service service("service-b", options);
