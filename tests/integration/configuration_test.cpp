@@ -7,24 +7,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A run that ends by itself.
-struct Outcome {
-  std::optional<int> code;
-  std::string out;
-  std::string err;
-};
-
-Outcome run(const std::string& binary, std::vector<std::string> flags,
-            ProcessOptions options = {}) {
-  flags.insert(flags.begin(), binary);
-  Process process(flags, std::move(options));
-  Outcome result;
-  result.code = process.wait(kPatience);
-  result.out = process.out();
-  result.err = process.err();
-  return result;
-}
-
 struct Flag {
   std::string flag;
   std::string value;    // not the default

@@ -60,6 +60,24 @@ inline Service start_b(const std::string& service_a_url, std::vector<std::string
   return Service(SERVICE_B_BINARY, std::move(flags), std::move(options));
 }
 
+// A run that ends by itself.
+struct Outcome {
+  std::optional<int> code;
+  std::string out;
+  std::string err;
+};
+
+inline Outcome run(const std::string& binary, std::vector<std::string> flags,
+                   ProcessOptions options = {}) {
+  flags.insert(flags.begin(), binary);
+  Process process(flags, std::move(options));
+  Outcome result;
+  result.code = process.wait(kPatience);
+  result.out = process.out();
+  result.err = process.err();
+  return result;
+}
+
 // A port on 127.0.0.1 that nobody listens on, and nobody else can bind while this lives.
 class ClosedPort {
  public:

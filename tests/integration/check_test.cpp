@@ -1,0 +1,73 @@
+#include "integration/harness.hpp"
+
+namespace tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct Check : testing::TestWithParam<std::string> {
+  const std::string binary = GetParam() == "service-a" ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+
+  static std::string port_flag(std::uint16_t port) { return "--port=" + std::to_string(port); }
+
+  void expect_unhealthy(std::uint16_t port, const std::string& why) const {
+    const auto result = run(binary, {"--check", port_flag(port)});
+    EXPECT_EQ(result.code, 1);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(result.err, GetParam() + ": not healthy at 127.0.0.1:" + std::to_string(port) + ": " +
+                              why + "\n");
+  }
+};
+
+TEST_P(Check, AServiceThatRunsIsHealthyByFlagsAndByEnvironment) {
+  for (const std::string host : {"127.0.0.1", "0.0.0.0", "localhost"}) {
+    SCOPED_TRACE(host);
+    Service service(binary, {"--host=" + host});
+    const auto port = std::to_string(service.port());
+    for (const auto& result :
+         {run(binary, {"--check", "--host=" + host, "--port=" + port}),
+          run(binary, {"--check"}, {.environment = {"HOST=" + host, "PORT=" + port}})}) {
+      EXPECT_EQ(result.code, 0) << result.err;
+      EXPECT_EQ(result.out + result.err, "");
+    }
+    EXPECT_EQ(value(line_with(service.process(), "endpoint", "/health"), "status"), "200");
+  }
+}
+
+TEST_P(Check, AServiceThatDrainsIsStillHealthy) {
+  Service service(binary, {"--drain-delay=60s"});
+  service.process().signal(SIGTERM);
+  ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status() == 503; }));
+  EXPECT_EQ(run(binary, {"--check", port_flag(service.port())}).code, 0);
+}
+
+TEST_P(Check, WhatDoesNotAnswerAsItShouldIsNot) {
+  expect_unhealthy(ClosedPort().port(), "cannot connect");
+  for (const auto& [mode, why] :
+       std::map<std::string, std::string>{{"status-500", "status 500"},
+                                          {"close-after-request", "no HTTP answer"},
+                                          {"tls-alert", "no HTTP answer"}}) {
+    SCOPED_TRACE(mode);
+    expect_unhealthy(FaultyUpstream(mode_named(mode)).port(), why);
+  }
+}
+
+TEST_P(Check, TakesTwoSecondsAtMost) {
+  for (const std::string mode : {"silent", "dripped-head", "dripped-body"}) {
+    SCOPED_TRACE(mode);
+    FaultyUpstream upstream(mode_named(mode));
+    EXPECT_TRUE(within(2s, [&] {
+      const auto start = Clock::now();
+      expect_unhealthy(upstream.port(), "no answer within 2s");
+      return std::chrono::duration_cast<milliseconds>(Clock::now() - start);
+    }));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Check, testing::Values("service-a", "service-b"),
+                         [](const auto& test) {
+                           return std::string(test.param == "service-a" ? "ServiceA" : "ServiceB");
+                         });
+
+}  // namespace
+}  // namespace tests
