@@ -38,6 +38,7 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
                            Options& options)
     : service_(service), app_(description, service) {
   app_.set_version_flag("--version", service + " " + PROJECT_VERSION);
+  app_.get_formatter()->column_width(34);  // two spaces behind each name that fits, for help2man
   app_.footer(
       "Durations are written 250ms, 1s, 1.5s. A flag wins over its environment variable.\n"
       "Exit codes: 0 clean stop, 1 could not run or is not healthy, 2 wrong configuration.");

@@ -10,9 +10,12 @@
 #include <thread>
 
 #include "common/json.hpp"
+#include "common/systemd.hpp"
 
 namespace common {
 namespace {
+
+using namespace std::chrono_literals;
 
 constexpr int kOwnFiles = 16;        // stdio, epoll, eventfds, the listener, /proc for /metrics
 constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add switches
@@ -114,14 +117,17 @@ Service::Service(const std::string& name, const Options& options)
 }
 
 int Service::run(const std::vector<LogField>& configuration) {
-  const auto address = options_.host + ":" + std::to_string(options_.port);
-  int port = 0;
+  std::string place = "the service manager's socket";
+  http::BaseUrl address;
   for (const auto route : server_.routes()) metrics_.expect_request(route, 200);
   try {
-    port = server_.bind();
+    const int inherited = systemd::inherited_socket();
+    if (inherited < 0) place = options_.host + ":" + std::to_string(options_.port);
+    address = server_.bind(inherited);
+    if (inherited < 0) address.host = options_.host;
     server_.start();
   } catch (const std::system_error& error) {
-    std::cerr << name_ << ": cannot listen on " << address << ": " << error.code().message();
+    std::cerr << name_ << ": cannot listen on " << place << ": " << error.what();
     if (error.code() == std::errc::address_in_use) {
       std::cerr << "; to see who holds it: ss -ltnp 'sport = :" << options_.port << "'";
     }
@@ -130,8 +136,8 @@ int Service::run(const std::vector<LogField>& configuration) {
   }
 
   std::vector<LogField> fields{{"version", PROJECT_VERSION},
-                               {"host", options_.host},
-                               {"port", std::to_string(port), true},
+                               {"host", address.host},
+                               {"port", std::to_string(address.port), true},
                                {"log_level", std::string(to_word(options_.log_level))},
                                {"max_connections", std::to_string(options_.max_connections), true},
                                {"drain_delay", to_text(options_.drain_delay)},
@@ -140,9 +146,16 @@ int Service::run(const std::vector<LogField>& configuration) {
   log_.event(LogLevel::kInfo, "listening", fields);
 
   const auto signals = stop_signals();
-  int signal = 0;
-  while (sigwait(&signals, &signal) != 0) {
+  systemd::notify("READY=1");
+  // Twice in the time after which the manager gives up; without one, wait for ever.
+  const auto watchdog = systemd::watchdog_time() / 2;
+  const timespec wait{watchdog / 1s, watchdog % 1s / 1ns};
+  int signal = -1;
+  while (signal < 0) {
+    signal = sigtimedwait(&signals, nullptr, watchdog > 0s ? &wait : nullptr);
+    if (signal < 0 && watchdog > 0s && server_.turned()) systemd::notify("WATCHDOG=1");
   }
+  systemd::notify("STOPPING=1");
   // A second signal now finds nobody waiting for it and ends the process at once.
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);

@@ -1,5 +1,6 @@
 #include "common/http/server.hpp"
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -7,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <system_error>
 
@@ -21,6 +23,46 @@ constexpr int kBacklog = 4096;          // capped by net.core.somaxconn
 constexpr int kMaxAcceptsPerTurn = 64;  // before the first loop's connections have their turn
 constexpr auto kAcceptPause = 50ms;     // after running out of descriptors or memory
 constexpr auto kFullPause = 5ms;  // while as many as may be are being told that there is no place
+
+int listen_at(const std::string& host, int port) {
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found)) {
+    throw std::system_error(EADDRNOTAVAIL, std::generic_category(), gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
+
+  int error = EADDRNOTAVAIL;
+  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+    const int fd = socket(each->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    // socket(7): SO_REUSEADDR lets a restart bind while old connections are in TIME_WAIT, and no
+    // more than that.
+    const int on = 1;
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+        ::bind(fd, each->ai_addr, each->ai_addrlen) == 0 && ::listen(fd, kBacklog) == 0) {
+      return fd;
+    }
+    error = errno;
+    if (fd >= 0) ::close(fd);
+  }
+  throw std::system_error(error, std::generic_category());
+}
+
+int take_over(int listener) {
+  const auto is = [listener](int option, int wanted) {
+    int value = 0;
+    socklen_t size = sizeof value;
+    return getsockopt(listener, SOL_SOCKET, option, &value, &size) == 0 && value == wanted;
+  };
+  if (!is(SO_ACCEPTCONN, 1) || is(SO_DOMAIN, AF_UNIX)) {
+    throw std::system_error(EINVAL, std::generic_category(), "not a TCP socket that listens");
+  }
+  fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
+  fcntl(listener, F_SETFD, FD_CLOEXEC);
+  return listener;
+}
 
 }  // namespace
 
@@ -102,37 +144,21 @@ std::vector<std::string_view> Server::routes() const {
   return paths;
 }
 
-int Server::bind() {
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const auto port = std::to_string(options_.port);
-  if (const int error = getaddrinfo(options_.host.c_str(), port.c_str(), &hints, &found)) {
-    throw std::system_error(EADDRNOTAVAIL, std::generic_category(), gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-
-  int error = EADDRNOTAVAIL;
-  for (const addrinfo* each = found; each != nullptr && bound_ < 0; each = each->ai_next) {
-    bound_ = socket(each->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    // socket(7): SO_REUSEADDR lets a restart bind while old connections are in TIME_WAIT, and no
-    // more than that.
-    const int on = 1;
-    if (bound_ < 0 || setsockopt(bound_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-        setsockopt(bound_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0 ||  // inherited
-        ::bind(bound_, each->ai_addr, each->ai_addrlen) != 0 || ::listen(bound_, kBacklog) != 0) {
-      error = errno;
-      if (bound_ >= 0) ::close(std::exchange(bound_, -1));
-    }
-  }
+BaseUrl Server::bind(int inherited) {
+  bound_ = inherited >= 0 ? take_over(inherited) : listen_at(options_.host, options_.port);
+  // tcp(7): each accepted socket inherits it. Answers leave in one piece, and none shall wait.
+  const int on = 1;
+  setsockopt(bound_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   sockaddr_storage address{};
   socklen_t size = sizeof address;
-  if (bound_ < 0 || getsockname(bound_, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throw std::system_error(error, std::generic_category(), "cannot listen");
+  std::array<char, NI_MAXHOST> host{};
+  std::array<char, NI_MAXSERV> port{};
+  if (getsockname(bound_, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host.data(), host.size(),
+                  port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    throw std::system_error(errno, std::generic_category());
   }
-  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
-                                             : reinterpret_cast<sockaddr_in&>(address).sin_port);
+  return {host.data(), static_cast<std::uint16_t>(std::stoi(port.data()))};
 }
 
 void Server::start() {
@@ -144,6 +170,13 @@ void Server::start() {
     end_threads();
     throw;
   }
+}
+
+bool Server::turned() {
+  const bool all = turned_ == nullptr || *turned_ == loops_.size();
+  turned_ = std::make_shared<std::atomic<std::size_t>>(0);
+  for (const auto& loop : loops_) loop->post([turned = turned_] { ++*turned; });
+  return all;
 }
 
 bool Server::stop(std::chrono::milliseconds time) {

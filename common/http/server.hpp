@@ -16,6 +16,7 @@
 
 #include "common/http/exchange.hpp"
 #include "common/http/loop.hpp"
+#include "common/http/url.hpp"
 
 namespace common::http {
 
@@ -98,9 +99,10 @@ class Server {
 
   std::size_t threads() const { return loops_.size(); }
 
-  /// Binds and listens, without SO_REUSEPORT: a second server on the same address fails.
-  /// Returns the port. Throws std::system_error.
-  int bind();
+  /// Binds and listens, without SO_REUSEPORT: a second server on the same address fails. Or takes
+  /// over `inherited`, a socket that listens already. Returns the address, in numbers. Throws
+  /// std::system_error.
+  BaseUrl bind(int inherited = -1);
   /// Throws std::system_error.
   void start();
 
@@ -111,6 +113,10 @@ class Server {
   /// No new connections, idle ones are closed at once, requests under way are answered. Returns
   /// whether all was finished in `time`; if not, end the process without destroying this.
   bool stop(std::chrono::milliseconds time);
+
+  /// Whether all loops have turned since the last call, which has asked them to. For a watchdog:
+  /// however many clients there are, only a server that hangs says no. Not from two threads.
+  bool turned();
 
   std::size_t open_connections() const { return open_connections_; }
   std::size_t active_requests() const { return active_requests_; }
@@ -135,6 +141,7 @@ class Server {
   Listener* listener_ = nullptr;
   std::size_t next_loop_ = 0;  // the first loop's
 
+  std::shared_ptr<std::atomic<std::size_t>> turned_;  // how many loops, since the last turned()
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<bool> listening_{false};

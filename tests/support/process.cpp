@@ -128,6 +128,7 @@ struct ChildPlan {
   int in;
   int out;
   int err;
+  int file_3;   // or -1
   int failure;  // gets errno when the program cannot be run
   pid_t parent;
 };
@@ -145,11 +146,13 @@ struct ChildPlan {
   // files open, and open_files() would count them. `failure` must be closed at exec as well.
   ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
 
-  const bool ready = ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
-                     ::getppid() == plan.parent &&  // it may have ended before prctl
-                     ::dup2(plan.in, STDIN_FILENO) >= 0 && ::dup2(plan.out, STDOUT_FILENO) >= 0 &&
-                     ::dup2(plan.err, STDERR_FILENO) >= 0 &&
-                     (plan.files == nullptr || ::setrlimit(RLIMIT_NOFILE, plan.files) == 0);
+  const bool ready =
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
+      ::getppid() == plan.parent &&  // it may have ended before prctl
+      ::dup2(plan.in, STDIN_FILENO) >= 0 && ::dup2(plan.out, STDOUT_FILENO) >= 0 &&
+      ::dup2(plan.err, STDERR_FILENO) >= 0 &&
+      (plan.file_3 < 0 || (::dup2(plan.file_3, 3) == 3 && ::fcntl(3, F_SETFD, 0) == 0)) &&
+      (plan.files == nullptr || ::setrlimit(RLIMIT_NOFILE, plan.files) == 0);
   if (ready) ::execvpe(plan.argv[0], plan.argv, plan.environment);
 
   const int error = errno;
@@ -242,6 +245,7 @@ Process::Process(std::vector<std::string> argv, ProcessOptions options) {
                        in.get(),
                        out.write.get(),
                        err.write.get(),
+                       options.file_3.value_or(-1),
                        failure.write.get(),
                        ::getpid()};
   pid_ = Spawner::instance().run([&plan] {

@@ -28,13 +28,15 @@ struct ProcessOptions {
   std::vector<std::string> cleared_environment = service_variables();
   // RLIMIT_NOFILE of the child, soft and hard.
   std::optional<std::uint64_t> max_open_files{};
+  // An open file of ours that the child has as its file 3.
+  std::optional<int> file_3{};
 };
 
 // A child process that lives no longer than this object, nor than the test program.
 //
 // stdout and stderr are pipes, read by a thread of this object from start to end, so that the child
-// never blocks on them. stdin is /dev/null; no other file is inherited. Signals start with their
-// default action, none blocked.
+// never blocks on them. stdin is /dev/null; no other file but file_3 is inherited. Signals start
+// with their default action, none blocked.
 //
 // Thread-safe, except for construction and destruction.
 class Process {
