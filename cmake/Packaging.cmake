@@ -6,16 +6,19 @@ find_program(HELP2MAN help2man)
 find_program(GZIP gzip)
 
 install(TARGETS service-a service-b)
+set(configuration ${CMAKE_INSTALL_FULL_SYSCONFDIR}/default)
 set(about_service-a "answers /echo over HTTP")
 set(about_service-b "answers /call-echo by calling service-a over HTTP")
 foreach(service service-a service-b)
   set(unit_file ${PROJECT_BINARY_DIR}/${service}.service)
   configure_file(deploy/systemd/${service}.service.in ${unit_file} @ONLY)
-  install(FILES ${unit_file} deploy/systemd/${service}.socket
-          DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/systemd/system)
-  install(FILES deploy/systemd/${service}.default RENAME ${service}
-          DESTINATION ${CMAKE_INSTALL_FULL_SYSCONFDIR}/default)
-  if(HELP2MAN AND GZIP)
+  install(FILES ${unit_file} deploy/systemd/${service}.socket DESTINATION lib/systemd/system)
+  # What somebody has configured stays as it is.
+  install(CODE "
+    if(NOT EXISTS \"\$ENV{DESTDIR}${configuration}/${service}\")
+      file(INSTALL \"${PROJECT_SOURCE_DIR}/deploy/systemd/default/${service}\" DESTINATION \"${configuration}\")
+    endif()")
+  if(HELP2MAN AND GZIP AND NOT PROJECT_SANITIZE)
     set(page ${PROJECT_BINARY_DIR}/${service}.1)
     add_custom_command(
       OUTPUT ${page}.gz
@@ -42,8 +45,8 @@ set(CPACK_DEBIAN_PACKAGE_DESCRIPTION
     "Service A answers /echo. Service B answers /call-echo by asking A, and says
 what is wrong when A is down, slow or broken. Neither starts by itself:
 enable service-a or service-b, or their sockets, with systemctl.")
-file(WRITE ${PROJECT_BINARY_DIR}/debian/conffiles 
-     "${CMAKE_INSTALL_FULL_SYSCONFDIR}/default/service-a\n${CMAKE_INSTALL_FULL_SYSCONFDIR}/default/service-b\n")
+file(WRITE ${PROJECT_BINARY_DIR}/debian/conffiles
+     "${configuration}/service-a\n${configuration}/service-b\n")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
     ${PROJECT_BINARY_DIR}/debian/conffiles ${PROJECT_SOURCE_DIR}/deploy/debian/postinst
     ${PROJECT_SOURCE_DIR}/deploy/debian/prerm ${PROJECT_SOURCE_DIR}/deploy/debian/postrm)

@@ -3,6 +3,7 @@
 #   scripts/setup.sh        what a user needs
 #   scripts/setup.sh dev    and the tools of lint, sanitizers, fuzzing and CI
 #   scripts/setup.sh bench  and those that bench.sh measures beside the services
+#   scripts/setup.sh deploy and what builds and tries the Debian package
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config curl
@@ -11,12 +12,14 @@ packages=(g++ cmake ninja-build pkg-config curl
 dev_packages=(git clang clang-format libclang-rt-14-dev shellcheck python3 iproute2 nftables
               prometheus valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
+deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container)
 
 case "${1-}" in
   "") ;;
   dev) packages+=("${dev_packages[@]}") ;;
   bench) packages+=("${bench_packages[@]}") ;;
-  *) echo "usage: scripts/setup.sh [dev|bench]" >&2; exit 2 ;;
+  deploy) packages+=("${deploy_packages[@]}") ;;
+  *) echo "usage: scripts/setup.sh [dev|bench|deploy]" >&2; exit 2 ;;
 esac
 
 # Elsewhere CMake downloads the libraries itself, all but c-ares.

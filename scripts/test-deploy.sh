@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Tries what brings the services onto machines, with the real tools. Needs root, and says what it skips.
+#   scripts/test-deploy.sh [section...]     all of them unless some are named
+# Sections:
+#   package    builds the .deb, installs it in a clean Debian, boots that and uses its units
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+skip() { echo "skipped: $*"; }
+
+# check WHAT COMMAND...: prints what was expected, and ends the script if it did not hold.
+check() {
+  local what=$1
+  shift
+  if "$@"; then
+    echo "ok: $what"
+  else
+    echo "FAILED: $what: $*"
+    exit 1
+  fi
+}
+
+# eventually COMMAND...: whether it succeeds within 20 s.
+eventually() {
+  local deadline=$((SECONDS + 20))
+  until "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.1
+  done
+}
+
+# logged FILE COMMAND...: its output is shown only where it fails.
+logged() {
+  local log=$1
+  shift
+  "$@" >"$log" 2>&1 && return
+  cat "$log"
+  echo "FAILED: $*"
+  exit 1
+}
+
+# --- package
+
+# Runs in the Debian that was booted. Its network is a loopback of its own.
+use_units() {
+  set -euo pipefail
+  trap '(($? == 0)) || journalctl --no-pager -o cat -u service-a -u service-b | tail -n 30' EXIT
+  # shellcheck disable=SC2317  # check and eventually call these
+  call() { [[ $(curl -s -o /tmp/body -w '%{http_code}' "$1") == "$2" ]]; }
+  # shellcheck disable=SC2317
+  logged_json() { journalctl -o cat -u service-a | grep '^{.*"msg":"listening"' >/dev/null; }
+  # shellcheck disable=SC2317
+  exposed() { systemd-analyze security --no-pager --threshold=19 "$1" | tail -n 1; }
+  # shellcheck disable=SC2317
+  restarted() { [[ $(property service-a NRestarts) == 1 ]]; }
+  property() { systemctl show --value -p "$2" "$1"; }
+  echo_url='http://127.0.0.1:8080/echo?msg=hello'
+  call_url='http://127.0.0.1:8081/call-echo?msg=hello'
+  units=(/lib/systemd/system/service-{a,b}.{service,socket})
+
+  check "systemd-analyze verify has nothing to say" \
+    test -z "$(systemd-analyze verify --man=no "${units[@]}" 2>&1)"
+  for service in service-a service-b; do
+    check "that is less than 2.0" exposed "$service"
+  done
+
+  check "nothing runs after the installation" test "$(service-a --check 2>/dev/null; echo $?)" = 1
+  sed -i 's/^#LOG_FORMAT=.*/LOG_FORMAT=json/' /etc/default/service-a
+  systemctl start service-a service-b # which wait for READY=1
+  check "service-a is healthy" service-a --check
+  check "service-b is healthy" service-b --check
+  check "/etc/default is read" eventually logged_json
+  check "a call succeeds" call "$call_url" 200
+  check "the processes have no capabilities" \
+    grep -q '^CapBnd:[[:space:]]*0*$' "/proc/$(property service-a MainPID)/status"
+  systemctl stop service-a
+  check "without service-a it is a 503" call "$call_url" 503
+  check "it ended cleanly" test "$(property service-a Result)" = success
+  systemctl start service-a
+  check "with service-a it is a 200 again" call "$call_url" 200
+
+  mkdir -p /run/systemd/system/service-a.service.d
+  printf '[Service]\nWatchdogSec=1\n' >/run/systemd/system/service-a.service.d/watchdog.conf
+  systemctl daemon-reload
+  systemctl restart service-a
+  sleep 3
+  check "the watchdog leaves alone what works" test "$(property service-a NRestarts)" = 0
+  kill -STOP "$(property service-a MainPID)"
+  check "the watchdog restarts what hangs" eventually restarted
+  check "and it works again" eventually service-a --check
+
+  systemctl stop service-a
+  systemctl start service-a.socket
+  check "nothing runs yet" test "$(property service-a ActiveState)" = inactive
+  check "the first client starts it" call "$echo_url" 200
+  # A client as each comes, while the service is restarted: none is refused, none is lost.
+  touch /tmp/going
+  (
+    failed=0 calls=0
+    while [[ -e /tmp/going ]]; do
+      call "$echo_url" 200 || ((failed += 1))
+      ((calls += 1))
+    done
+    echo "$failed of $calls" >/tmp/calls
+  ) &
+  for _ in 1 2 3; do
+    sleep 0.3
+    systemctl restart service-a
+  done
+  rm /tmp/going
+  wait
+  check "a restart costs no client of the socket a failure ($(cat /tmp/calls))" grep -q '^0 of' /tmp/calls
+  systemctl enable -q service-a.socket service-b
+}
+
+package() {
+  if ((EUID != 0)); then
+    skip "package: debootstrap and systemd-nspawn need root"
+    return
+  fi
+  scripts/setup.sh deploy
+  say "the package is built"
+  scripts/build.sh package
+  logged build/package.log cpack --config build/package/CPackConfig.cmake -B build/package
+  local package root=build/debian-root
+  package=$(ls build/package/two-services_*.deb)
+  dpkg --field "$package" Package Version Depends
+  # There is no public address of a maintainer, the log of git is the changelog, and no licence yet.
+  check "lintian has nothing to say" lintian --allow-root --fail-on error,warning \
+    --suppress-tags bogus-mail-host,no-changelog,copyright-without-copyright-notice "$package"
+
+  say "it is installed in a clean Debian"
+  if [[ ! -e $root/complete ]]; then # kept for the next run
+    rm -rf "$root"
+    logged "$root.log" debootstrap --variant=minbase --include=systemd,curl \
+      "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)" "$root"
+    touch "$root/complete"
+  fi
+  work=$(mktemp -d)
+  trap 'umount "$work/root" && rm -rf "$work"' EXIT
+  mkdir "$work"/{upper,overlay,root}
+  mount -t overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/overlay" overlay "$work/root"
+  cp "$package" "$work/root/package.deb"
+  logged "$work/update.log" chroot "$work/root" apt-get -q update
+  logged "$work/install.log" chroot "$work/root" env DEBIAN_FRONTEND=noninteractive \
+    apt-get -q install -y --no-install-recommends /package.deb
+  check "the programs run there" chroot "$work/root" service-b --version
+  check "the man page is there" test -s "$work/root/usr/share/man/man1/service-a.1.gz"
+
+  say "it boots, and systemd runs the units"
+  {
+    echo '#!/bin/bash'
+    declare -f check eventually use_units
+    echo use_units
+  } >"$work/root/use-units"
+  chmod 755 "$work/root/use-units"
+  check "all of that" systemd-nspawn --quiet --register=no --keep-unit --private-network --boot -D "$work/root" \
+    quiet systemd.log_level=emerg systemd.run=/use-units systemd.run_success_action=exit systemd.run_failure_action=exit </dev/null
+
+  say "it is removed"
+  logged "$work/purge.log" chroot "$work/root" apt-get -q purge -y two-services
+  check "nothing of it is left" \
+    test -z "$(find "$work/root"/{etc,usr,var/lib} -name '*service-[ab]*' -print -quit)"
+}
+
+if (($# == 0)); then set -- package; fi
+for section in "$@"; do
+  case $section in
+    package) "$section" ;;
+    *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
+  esac
+done
+say "all as expected"
