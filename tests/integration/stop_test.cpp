@@ -13,10 +13,13 @@ struct Stop : testing::TestWithParam<std::tuple<std::string, int>> {
   const bool is_a = std::get<0>(GetParam()) == "service-a";
   const int signal = std::get<1>(GetParam());
 
-  // Service A, or a Service B; the latter never calls anybody in these tests.
+  // Service A, or a Service B that finds nobody where it looks for A.
   Service start(std::vector<std::string> flags = {}) {
-    return Service(is_a ? SERVICE_A_BINARY : SERVICE_B_BINARY, std::move(flags));
+    return is_a ? start_a(std::move(flags)) : start_b(nobody_.url(), std::move(flags));
   }
+
+ private:
+  ClosedPort nobody_;
 };
 
 TEST_P(Stop, EndsWithCode0AndALine) {
