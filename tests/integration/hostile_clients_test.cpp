@@ -330,7 +330,9 @@ TEST_P(EitherService, OutlivesAFileLimitOf40) {
     EXPECT_TRUE(process().running());
     EXPECT_LE(open_files(pid()), 40);
   }
+  const auto begin = Clock::now();
   EXPECT_TRUE(eventually([&] { return get(port(), "/health").status() == 200; }));
+  print_figure("it answers again", in_ms(Clock::now() - begin), "ms after they have left");
 }
 
 // The limit the process knows of at its start is one thing: files may run out all the same.
@@ -502,6 +504,9 @@ TEST_P(EitherService, AnswersAPipelineInOrder) {
       EXPECT_EQ(response->status, 200);
       EXPECT_EQ(echoed(*response), "m " + std::to_string(i)) << "pieces of " << piece;
     }
+    print_figure("answers in order to 50 requests in pieces of " +
+                     std::to_string(std::min(piece, bytes.size())) + " bytes",
+                 50, "", "50");
     EXPECT_EQ(connection.unread(), "");
   }
 }

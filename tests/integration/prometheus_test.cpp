@@ -160,7 +160,6 @@ std::set<std::string> metrics_in(const std::string& query) {
 // Service A, slow enough to be told from a failure, and Service B, which has already seen A answer
 // and refuse: both have been counted once.
 struct TwoServices {
-  static constexpr auto kDelay = milliseconds(60);
 
   std::unique_ptr<Service> a = start_on_lasting_port(SERVICE_A_BINARY, {"--delay=60ms"});
   Service b = start_b(a->url(), {"--timeout=15s"});
@@ -318,7 +317,7 @@ TEST(Observability, QueriesReadOnlyMetricsThatTheServicesHave) {
 TEST(Observability, TheFrontPageShowsTheQueriesThatAreTested) {
   const auto tested = queries_of_readme(kFolder / "README.md");
   for (const auto& [above, query] : queries_of_readme(kProject / "README.md")) {
-    const auto same = [&query](const auto& each) { return each.second == query; };
+    const auto same = [&wanted = query](const auto& each) { return each.second == wanted; };
     EXPECT_TRUE(std::any_of(tested.begin(), tested.end(), same)) << above << "\n" << query;
   }
 }
