@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Feeds the parsers, and a whole server, with what a fuzzer makes of tests/fuzz/corpus.
-#   scripts/fuzz.sh [seconds for each target, 60]
+#   scripts/fuzz.sh [seconds, 60]
 # Builds into build/fuzz, with clang and the address and undefined-behaviour sanitizers. What is found
 # stays there: new inputs in build/fuzz/corpus, those that fail in build/fuzz/crashes. Exits with 1
 # when there is one that fails.
@@ -40,19 +40,33 @@ cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_CO
 cmake --build "$build" --target request_head_fuzz response_message_fuzz server_fuzz
 
 export UBSAN_OPTIONS=print_stacktrace=1
-failed=0
-for target in request_head response_message server; do
-  seeds=tests/fuzz/corpus/request_head
-  if [[ $target == response_message ]]; then seeds=tests/fuzz/corpus/response_message; fi
-  longest=20000
-  if [[ $target == response_message ]]; then longest=70000; fi
+targets=(request_head response_message server)
+
+fuzz() {
+  local target=$1 longest=20000 seeds=tests/fuzz/corpus/request_head
+  if [[ $target == response_message ]]; then
+    longest=70000 seeds=tests/fuzz/corpus/response_message
+  fi
   mkdir -p "$build/corpus/$target" "$build/crashes/$target"
-  log=$build/$target.log
-  result=passed
   # The first folder takes what is new.
   "$build/tests/fuzz/${target}_fuzz" -max_total_time="$seconds" -max_len="$longest" -timeout=25 \
     -dict=tests/fuzz/http.dict -artifact_prefix="$build/crashes/$target/" -print_final_stats=1 \
-    "$build/corpus/$target" "$seeds" >"$log" 2>&1 || result=FAILED
+    "$build/corpus/$target" "$seeds" >"$build/$target.log" 2>&1
+}
+
+# All at the same time.
+runs=()
+for target in "${targets[@]}"; do
+  fuzz "$target" &
+  runs+=($!)
+done
+
+failed=0
+for i in "${!targets[@]}"; do
+  target=${targets[i]}
+  log=$build/$target.log
+  result=passed
+  wait "${runs[i]}" || result=FAILED
   executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   printf '%-17s %s: %s executions in %s s, %s inputs kept\n' "$target" "$result" \
     "${executions:-0}" "$seconds" "$(find "$build/corpus/$target" -type f | wc -l)"

@@ -160,7 +160,6 @@ std::set<std::string> metrics_in(const std::string& query) {
 // Service A, slow enough to be told from a failure, and Service B, which has already seen A answer
 // and refuse: both have been counted once.
 struct TwoServices {
-
   std::unique_ptr<Service> a = start_on_lasting_port(SERVICE_A_BINARY, {"--delay=60ms"});
   Service b = start_b(a->url(), {"--timeout=15s"});
 
