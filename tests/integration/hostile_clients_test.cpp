@@ -866,5 +866,62 @@ TEST(DelayedAnswers, KeepNobodyElseWaitingAndAreNotLost) {
   print_figure("an answer delayed by 700 ms takes at most", in_ms(slowest), "ms");
 }
 
+/// Service A, whose answers to /echo are late, and Service B, which waits for them.
+struct LateAnswers : testing::Test {
+  Service a{SERVICE_A_BINARY, {"--delay=1s"}};
+  Service b = start_b(a.url(), {"--timeout=20s"});
+  const std::vector<std::pair<std::uint16_t, std::string>> late{{a.port(), "/echo"},
+                                                                {b.port(), "/call-echo"}};
+
+  /// Of requests, without the one that asks.
+  static int under_way(const Service& service) {
+    const std::string name = "\nhttp_server_active_requests ";
+    const auto metrics = get(service.port(), "/metrics");
+    const auto at = metrics.response ? metrics.response->body.find(name) : std::string::npos;
+    return at == std::string::npos ? -1
+                                   : std::stoi(metrics.response->body.substr(at + name.size())) - 1;
+  }
+};
+
+TEST_F(LateAnswers, ComeToClientsThatCloseTheirSideOrSendMore) {
+  Connections waiting;
+  for (const auto& [port, path] : late) {
+    for (const char* rest : {" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                             " HTTP/1.0\r\n\r\n", " HTTP/1.1\r\nHost: a\r\n\r\n"}) {
+      for (int i = 0; i < 2; ++i) {
+        waiting.push_back(std::make_unique<Connection>(port));
+        ASSERT_TRUE(waiting.back()->send("GET " + path + rest));
+      }
+    }
+  }
+  EXPECT_TRUE(eventually([&] { return under_way(a) == 12 && under_way(b) == 6; }));
+  for (std::size_t i = 0; i < waiting.size(); i += 2) {
+    waiting[i]->shutdown_write();
+    EXPECT_TRUE(waiting[i + 1]->send("GET /health HTTP/1.0\r\n\r\n"));
+  }
+  for (auto& each : waiting) {
+    const auto response = each->read_response();
+    ASSERT_TRUE(response) << each->error();
+    EXPECT_EQ(response->status, 200) << response->body;
+    EXPECT_TRUE(each->closed_by_peer());
+  }
+}
+
+TEST_F(LateAnswers, MayComeToClientsThatAreLost) {
+  for (const auto& [port, path] : late) {
+    for (int i = 0; i < 30; ++i) {
+      Connection connection(port);
+      connection.send(i % 2 == 0 ? kHealth + request(path) : "GET " + path + " HTTP/1.0\r\n\r\n");
+      if (i % 3 == 0) connection.reset();
+    }
+  }
+  EXPECT_TRUE(eventually([&] { return under_way(a) > 20 && under_way(b) > 20; }));
+  EXPECT_TRUE(eventually([&] { return under_way(a) == 0 && under_way(b) == 0; }));
+  for (auto* each : {&a, &b}) {
+    EXPECT_EQ(get(each->port(), "/health").status(), 200);
+    EXPECT_EQ(each->process().err(), "");
+  }
+}
+
 }  // namespace
 }  // namespace tests
