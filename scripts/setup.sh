@@ -3,7 +3,7 @@
 #   scripts/setup.sh        what a user needs
 #   scripts/setup.sh dev    and the tools of lint, sanitizers, fuzzing and CI
 #   scripts/setup.sh bench  and those that bench.sh measures beside the services
-#   scripts/setup.sh deploy and what builds and tries the Debian package
+#   scripts/setup.sh deploy and what builds and tries the Debian package, the images and the manifests
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config curl
@@ -12,7 +12,10 @@ packages=(g++ cmake ninja-build pkg-config curl
 dev_packages=(git clang clang-format libclang-rt-14-dev shellcheck python3 iproute2 nftables
               prometheus valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
-deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container)
+deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container
+                 podman runc netavark aardvark-dns docker-compose yq)
+# Where there is one from elsewhere, Debian's would be in its way.
+command -v kubectl >/dev/null || deploy_packages+=(kubernetes-client)
 
 case "${1-}" in
   "") ;;

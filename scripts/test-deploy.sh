@@ -2,7 +2,9 @@
 # Tries what brings the services onto machines, with the real tools. Needs root, and says what it skips.
 #   scripts/test-deploy.sh [section...]     all of them unless some are named
 # Sections:
-#   package    builds the .deb, installs it in a clean Debian, boots that and uses its units
+#   package     builds the .deb, installs it in a clean Debian, boots that and uses its units
+#   containers  builds both images with Podman, runs the compose file on it, kills, hangs and stops what runs there
+#   manifests   what the manifests for Kubernetes must say; test-kubernetes.sh puts them on a cluster
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -164,10 +166,154 @@ package() {
     test -z "$(find "$work/root"/{etc,usr,var/lib} -name '*service-[ab]*' -print -quit)"
 }
 
-if (($# == 0)); then set -- package; fi
+# --- containers
+
+# Podman with its images in DIRECTORY, for the next run, limits that a root without CAP_SYS_RESOURCE may set, and runc:
+# Debian's crun does not know a machine with both versions of cgroups.
+configure_podman() { # configure_podman DIRECTORY
+  export CONTAINERS_CONF=$1/containers.conf CONTAINERS_STORAGE_CONF=$1/storage.conf
+  printf '[containers]\ndefault_ulimits = ["nofile=%s:%s", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\n' \
+    "$(ulimit -Hn)" "$(ulimit -Hn)" >"$CONTAINERS_CONF"
+  printf '[storage]\ndriver = "overlay"\ngraphroot = "%s/images"\nrunroot = "%s/run"\n' "$1" "$1" \
+    >"$CONTAINERS_STORAGE_CONF"
+}
+
+# image NAME COMMAND...: pulls it; where no registry is in reach, COMMAND makes a stand-in.
+image() {
+  podman image exists "$1" || podman pull -q "$1" 2>/dev/null || {
+    echo "no registry is in reach: a stand-in for $1"
+    logged "$work/stand-in.log" "${@:2}" "$1"
+  }
+}
+minimal_debian() {
+  debootstrap --variant=minbase bookworm "$work/debian"
+  tar -C "$work/debian" -c . | podman import - "$1"
+}
+debian_with_prometheus() {
+  printf '%s\n' 'FROM debian:bookworm-slim' \
+    'RUN apt-get update && apt-get install -y --no-install-recommends prometheus' \
+    'ENTRYPOINT ["prometheus", "--storage.tsdb.path=/tmp"]' | podman build -t "$1" -
+}
+
+compose() { docker-compose -p two-services -f deploy/compose.yaml "$@" >>"$work/compose.log" 2>&1; }
+of() { podman inspect --format "$2" "two-services_$1_1"; } # of SERVICE FORMAT: a fact of its container
+size() { podman image inspect --format '{{.Size}}' "$1"; }
+healthy() { podman healthcheck run "two-services_$1_1" >/dev/null; }
+get() { curl -s --noproxy '*' -m 3 -w ' %{http_code}' "http://127.0.0.1:$1"; }
+answers() { [[ $(get '8081/call-echo?msg=hello') == *" $1" ]]; } # answers STATUS
+both_up() { [[ $(get '9090/api/v1/query?query=sum(up)') == *'"2"'* ]]; }
+crashed() { [[ $(of service-a '{{.State.Pid}}') != "$1" ]]; } # crashed PID: it is another process now
+clean_up() {
+  local result=$?
+  ((result == 0)) || tail "$work"/*.log
+  compose --profile prometheus down --timeout=1 || true
+  kill "$engine" 2>/dev/null || true
+  rm -rf "$work"
+}
+
+containers() {
+  if ((EUID != 0)); then
+    skip "containers: Podman as it is set up here needs root"
+    return
+  fi
+  scripts/setup.sh deploy
+  work=$(mktemp -d)
+  mkdir -p build/containers
+  configure_podman "$PWD/build/containers"
+
+  say "the images are built"
+  image docker.io/library/debian:bookworm-slim minimal_debian
+  for service in service-a service-b; do
+    logged "$work/build.log" podman build --format docker -f deploy/Containerfile --target $service -t $service:0.1.0 .
+    check "$service runs, and is 0.1.0" \
+      test "$(podman run --rm --no-healthcheck --network none --read-only $service:0.1.0 --version)" = "$service 0.1.0"
+    kilobytes=$((($(size $service:0.1.0) - $(size debian:bookworm-slim)) / 1000))
+    check "$service is $kilobytes kB on top of Debian, less than 30 MB" test $kilobytes -lt 30000
+    check "its image has a health check" \
+      test "$(podman image inspect --format '{{.HealthCheck.Test}}' $service:0.1.0)" = "[CMD $service --check]"
+  done
+
+  say "compose runs them"
+  podman system service --time=0 "unix://$work/engine" 2>"$work/engine.log" &
+  engine=$!
+  trap clean_up EXIT
+  export DOCKER_HOST=unix://$work/engine
+  eventually test -S "$work/engine"
+  check "it starts" compose up -d --no-build
+  check "a call succeeds" eventually answers 200
+  for service in service-a service-b; do
+    check "$service is healthy" eventually healthy $service
+    check "it is not root, and has no capabilities" grep -qz \
+      "Uid:[[:space:]]10001.*CapBnd:[[:space:]]0*[[:space:]]" "/proc/$(of $service '{{.State.Pid}}')/status"
+    check "it can write no file" test "$(of $service '{{.HostConfig.ReadonlyRootfs}}')" = true
+  done
+  kill -STOP "$(of service-a '{{.State.Pid}}')"
+  check "a service-a that hangs is not healthy" eval '! healthy service-a'
+  check "and a 503" answers 503
+  kill -CONT "$(of service-a '{{.State.Pid}}')"
+  check "then it is a 200 again" eventually answers 200
+  compose kill service-a
+  check "without the container of service-a it is a 503" answers 503
+  compose start service-a
+  check "with it a 200 again" eventually answers 200
+  pid=$(of service-a '{{.State.Pid}}')
+  kill -KILL "$pid"
+  check "after a crash it is started again" eventually crashed "$pid"
+  check "and it is a 200 again" eventually answers 200
+
+  say "with a Prometheus"
+  image docker.io/prom/prometheus:v2.53.0 debian_with_prometheus
+  check "it starts" compose --profile prometheus up -d --no-build
+  check "it finds both services" eventually both_up
+
+  say "compose stops them"
+  compose --profile prometheus stop
+  for service in service-a service-b; do
+    check "$service ended with 0" test "$(of $service '{{.State.ExitCode}}')" = 0
+  done
+}
+
+# --- manifests
+
+manifests() {
+  scripts/setup.sh deploy
+  all=$(mktemp)
+  # holds WHAT FILTER: says jq's FILTER of all objects.
+  holds() {
+    check "$1" test "$(jq "def of(kind): .[] | select(.kind == kind);
+      def pods: of(\"Deployment\").spec.template.spec;
+      def variable(name): .containers[0].env[] | select(.name == name).value;
+      def seconds(name): variable(name) | rtrimstr(\"s\") | tonumber;
+      $2" "$all")" = true
+  }
+
+  say "the manifests for Kubernetes"
+  kubectl kustomize deploy/kubernetes | yq -s . >"$all"
+  holds "all is there, and in one namespace" '
+    [.[] | select(.kind != "Namespace") | .metadata.namespace] | length == 10 and unique == ["two-services"]'
+  holds "3 replicas of A, 2 of B" '
+    [of("HorizontalPodAutoscaler") | [.spec.scaleTargetRef.name, .spec.minReplicas]] | sort == [["service-a", 3], ["service-b", 2]]'
+  holds "B calls the Service of A" '
+    (of("Service") | select(.metadata.name == "service-a") | "http://service-a:\(.spec.ports[0].port)")
+      == (of("Deployment") | select(.metadata.name == "service-b").spec.template.spec | variable("SERVICE_A_URL"))'
+  holds "a pod has time to drain" '
+    [pods] | all(seconds("DRAIN_DELAY") > 0
+      and .terminationGracePeriodSeconds > seconds("DRAIN_DELAY") + seconds("DRAIN_TIMEOUT"))'
+  holds "the security context is the restricted one" '
+    [pods] | all(.securityContext.runAsNonRoot and .securityContext.seccompProfile.type == "RuntimeDefault"
+      and (.containers[0].securityContext | .readOnlyRootFilesystem and .allowPrivilegeEscalation == false
+           and .capabilities.drop == ["ALL"]))'
+  if command -v kubeconform >/dev/null; then
+    check "they are valid for today's Kubernetes" kubeconform -strict -summary "$all"
+  else
+    skip "kubeconform is not installed; scripts/test-kubernetes.sh asks a cluster"
+  fi
+}
+
+if (($# == 0)); then set -- package containers manifests; fi
 for section in "$@"; do
   case $section in
-    package) "$section" ;;
+    package | containers | manifests) ("$section") ;;
     *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
   esac
 done
