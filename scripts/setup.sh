@@ -13,15 +13,16 @@ dev_packages=(git clang clang-format libclang-rt-14-dev shellcheck python3 iprou
               prometheus valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
 deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container
-                 podman runc netavark aardvark-dns docker-compose yq)
-# Where there is one from elsewhere, Debian's would be in its way.
-command -v kubectl >/dev/null || deploy_packages+=(kubernetes-client)
+                 podman runc netavark aardvark-dns docker-compose)
+manifest_packages=(yq)
+# Where there is a kubectl from elsewhere, Debian's would be in its way.
+command -v kubectl >/dev/null || manifest_packages+=(kubernetes-client)
 
 case "${1-}" in
   "") ;;
-  dev) packages+=("${dev_packages[@]}") ;;
+  dev) packages+=("${dev_packages[@]}" "${manifest_packages[@]}") ;;
   bench) packages+=("${bench_packages[@]}") ;;
-  deploy) packages+=("${deploy_packages[@]}") ;;
+  deploy) packages+=("${deploy_packages[@]}" "${manifest_packages[@]}") ;;
   *) echo "usage: scripts/setup.sh [dev|bench|deploy]" >&2; exit 2 ;;
 esac
 

@@ -276,7 +276,7 @@ containers() {
 # --- manifests
 
 manifests() {
-  scripts/setup.sh deploy
+  if ! command -v kubectl >/dev/null || ! command -v yq >/dev/null; then scripts/setup.sh deploy; fi
   all=$(mktemp)
   # holds WHAT FILTER: says jq's FILTER of all objects.
   holds() {
