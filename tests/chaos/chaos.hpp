@@ -12,21 +12,16 @@
 #include <vector>
 
 #include "support/process.hpp"
+#include "support/services.hpp"
 
 // What all chaos tests and the soak share: the seed, what they allow for, a service that is killed
 // and started again at the same address.
 
 namespace tests::chaos {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
-
 // Added to limits, never to what is printed: two cores run the services, hundreds of callers and
 // whatever else the machine does, so that the caller itself may be woken late.
-inline constexpr std::chrono::milliseconds kSlack{kSanitized ? 1'500 : 250};
+inline const std::chrono::milliseconds kSlack{kSanitized ? 1'500 : 250};
 
 // Of the environment variable CHAOS_SEED, otherwise a new one in each run. Printed when it is first
 // asked for, so that a run can be repeated.
@@ -53,7 +48,7 @@ Footprint footprint(pid_t pid);
 std::string to_text(const Footprint& footprint);
 
 // Memory that a process may keep after work that it has not done before.
-inline constexpr long kKeptKib = (kSanitized ? 192 : 12) * 1024;
+inline const long kKeptKib = (kSanitized ? 192 : 12) * 1024;
 
 // Waits until there are no more files and threads than `before`, and not much more memory. Returns
 // what differs in the end; empty when nothing does.

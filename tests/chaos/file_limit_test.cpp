@@ -25,8 +25,8 @@ class FileLimit : public ::testing::Test {
 };
 
 TEST_F(FileLimit, ServiceBWithFewFilesUnderManyConnections) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, few_files());
+  Service a(kServiceA, {}, service_options());
+  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
   const auto before = footprint(b.process().pid());
   expect_right_answer(b.port(), "before");
   Callers callers({.port = b.port(),
@@ -51,7 +51,7 @@ TEST_F(FileLimit, ServiceBWithFewFilesUnderManyConnections) {
 }
 
 TEST_F(FileLimit, ServiceAWithFewFilesUnderManyConnections) {
-  Service a(SERVICE_A_BINARY, {}, few_files());
+  Service a(kServiceA, {}, few_files());
   const auto before = footprint(a.process().pid());
   Callers callers({.port = a.port(),
                    .target = Target::kServiceA,
@@ -73,8 +73,8 @@ TEST_F(FileLimit, ServiceAWithFewFilesUnderManyConnections) {
 // Callers that say nothing take up what files there are; the next one must hear so, and the end of
 // the idle ones must make room.
 TEST_F(FileLimit, IdleConnectionsMakeRoomWhenTheyEnd) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, few_files());
+  Service a(kServiceA, {}, service_options());
+  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
   const auto before = footprint(b.process().pid());
   std::size_t told = 0;
   {
@@ -100,8 +100,8 @@ TEST_F(FileLimit, IdleConnectionsMakeRoomWhenTheyEnd) {
 
 // Those that are turned away must not take the files that the admitted ones need.
 TEST_F(FileLimit, AnAdmittedCallerIsServedWhileOthersCrowdTheDoor) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, few_files());
+  Service a(kServiceA, {}, service_options());
+  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
   Connection admitted(b.port());
   ASSERT_TRUE(admitted.send("GET /health HTTP/1.1\r\nHost: chaos\r\n\r\n"));
   ASSERT_TRUE(admitted.read_response());

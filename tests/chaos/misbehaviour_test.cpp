@@ -10,7 +10,7 @@ using std::chrono::milliseconds;
 TEST(Misbehaviour, DrawnAtRandom) {
   const std::size_t wanted = kSanitized ? 800 : 3'000;
   FaultyUpstream upstream(random_mode(), {.seed = chaos_seed()});
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + upstream.url(), "--timeout=200ms"},
+  Service b(kServiceB, {"--service-a-url=" + upstream.url(), "--timeout=200ms"},
             service_options());
   auto before = footprint(b.process().pid());
   const std::set<std::string, std::less<>> reasons{"timeout", "connection_closed", "bad_status",

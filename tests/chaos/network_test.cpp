@@ -16,9 +16,9 @@ class NetworkFault : public ::testing::Test {
     network_.emplace();
   }
 
-  Service start_a() { return network_->start("a", SERVICE_A_BINARY, {"--host=0.0.0.0"}); }
+  Service start_a() { return network_->start("a", kServiceA, {"--host=0.0.0.0"}); }
   Service start_b(const std::string& url) {
-    return network_->start("b", SERVICE_B_BINARY, {"--service-a-url=" + url});
+    return network_->start("b", kServiceB, {"--service-a-url=" + url});
   }
   static std::string url_of(const std::string& host, std::uint16_t port) {
     return "http://" + host + ":" + std::to_string(port);
@@ -170,7 +170,7 @@ TEST_F(NetworkFault, AResolverThatIsNotThereIsADnsFailure) {
 TEST_F(NetworkFault, ServiceBDoesNotTakeItselfForServiceA) {
   constexpr int kFirst = 40'000;
   constexpr int kLast = 40'015;
-  auto a = network_->start("b", SERVICE_A_BINARY, {"--port=" + std::to_string(kFirst)});
+  auto a = network_->start("b", kServiceA, {"--port=" + std::to_string(kFirst)});
   auto b = start_b(url_of("127.0.0.1", kFirst));
   expect_right_answer(b.port(), "before");
   a.process().kill();

@@ -9,7 +9,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kHealthLimit{kSanitized ? 400 : 60};
+const milliseconds kHealthLimit{kSanitized ? 400 : 60};
 
 // Asks for /health, each time over a new connection, until stopped.
 class HealthProbe {
@@ -47,8 +47,8 @@ class HealthProbe {
 
 TEST(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
   std::mt19937 random(chaos_seed());
-  Service a(SERVICE_A_BINARY, {}, service_options());
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, service_options());
+  Service a(kServiceA, {}, service_options());
+  Service b(kServiceB, {"--service-a-url=" + a.url()}, service_options());
   const auto before = footprint(b.process().pid());
   expect_right_answer(b.port(), "before");
 
@@ -88,8 +88,8 @@ TEST(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
 }
 
 TEST(Overload, CallersAreServedAgainWhileTheyGoOnCalling) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
-  Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, service_options());
+  Service a(kServiceA, {}, service_options());
+  Service b(kServiceB, {"--service-a-url=" + a.url()}, service_options());
   Callers callers({.port = b.port(),
                    .count = 100,
                    .seed = chaos_seed(),

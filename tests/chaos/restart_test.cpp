@@ -14,7 +14,7 @@ class Restarts : public ::testing::Test {
  protected:
   explicit Restarts(milliseconds budget = milliseconds(1'000))
       : budget_(budget),
-        b_(SERVICE_B_BINARY, fixed_port(random_),
+        b_(kServiceB, fixed_port(random_),
            {"--service-a-url=" + a_.url(), "--timeout=" + std::to_string(budget.count()) + "ms"}) {}
 
   CallerOptions callers_with(std::set<std::string, std::less<>> reasons) const {
@@ -26,7 +26,7 @@ class Restarts : public ::testing::Test {
 
   const milliseconds budget_;
   std::mt19937 random_{chaos_seed()};
-  Restartable a_{SERVICE_A_BINARY, fixed_port(random_)};
+  Restartable a_{kServiceA, fixed_port(random_)};
   Restartable b_;
 };
 

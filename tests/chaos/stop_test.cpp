@@ -66,22 +66,22 @@ class StopUnderLoad : public ::testing::Test {
 
 TEST_F(StopUnderLoad, ServiceALosesNoRequestThatItTook) {
   for (int i = 0; i < kRounds; ++i) {
-    Service a(SERVICE_A_BINARY, {}, service_options());
+    Service a(kServiceA, {}, service_options());
     judge(stop_under({.target = Target::kServiceA, .limit = kStopLimit}, a, 500, random_));
   }
 }
 
 TEST_F(StopUnderLoad, ServiceAGivesTheAnswersItHoldsBack) {
   for (int i = 0; i < kRounds; ++i) {
-    Service a(SERVICE_A_BINARY, {"--delay=200ms"}, service_options());
+    Service a(kServiceA, {"--delay=200ms"}, service_options());
     judge(stop_under({.target = Target::kServiceA, .limit = kStopLimit}, a, 64, random_));
   }
 }
 
 TEST_F(StopUnderLoad, ServiceBLosesNoRequestThatItTook) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
+  Service a(kServiceA, {}, service_options());
   for (int i = 0; i < kRounds; ++i) {
-    Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, service_options());
+    Service b(kServiceB, {"--service-a-url=" + a.url()}, service_options());
     const auto stopped = stop_under({.limit = kStopLimit}, b, 500, random_);
     judge(stopped, a.process().out());
   }
@@ -89,9 +89,9 @@ TEST_F(StopUnderLoad, ServiceBLosesNoRequestThatItTook) {
 }
 
 TEST_F(StopUnderLoad, ServiceBWaitsForTheCallsThatServiceADelays) {
-  Service a(SERVICE_A_BINARY, {"--delay=300ms"}, service_options());
+  Service a(kServiceA, {"--delay=300ms"}, service_options());
   for (int i = 0; i < kRounds; ++i) {
-    Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, service_options());
+    Service b(kServiceB, {"--service-a-url=" + a.url()}, service_options());
     const auto stopped = stop_under({.limit = kStopLimit}, b, 64, random_);
     judge(stopped, a.process().out());
   }
@@ -99,9 +99,9 @@ TEST_F(StopUnderLoad, ServiceBWaitsForTheCallsThatServiceADelays) {
 }
 
 TEST_F(StopUnderLoad, ServiceBStopsInTimeWhileServiceAHangs) {
-  Service a(SERVICE_A_BINARY, {}, service_options());
+  Service a(kServiceA, {}, service_options());
   for (int i = 0; i < kRounds; ++i) {
-    Service b(SERVICE_B_BINARY, {"--service-a-url=" + a.url()}, service_options());
+    Service b(kServiceB, {"--service-a-url=" + a.url()}, service_options());
     Callers callers({.port = b.port(),
                      .count = 32,
                      .seed = static_cast<std::uint32_t>(random_()),
@@ -136,7 +136,7 @@ TEST(Stop, AtRandomMomentsOfTheStart) {
   int clean = 0;
   int before_it_could = 0;
   for (int i = 0; i < starts; ++i) {
-    const auto* binary = random() % 2 == 0 ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+    const auto& binary = random() % 2 == 0 ? kServiceA : kServiceB;
     Process process({binary, "--port=" + std::to_string(port)}, service_options());
     pause(random, milliseconds(0), milliseconds(kSanitized ? 400 : 40));
     process.signal(SIGTERM);

@@ -6,7 +6,7 @@ namespace {
 using namespace std::chrono_literals;
 
 struct Check : testing::TestWithParam<std::string> {
-  const std::string binary = GetParam() == "service-a" ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+  const std::string binary = GetParam() == "service-a" ? kServiceA : kServiceB;
 
   static std::string port_flag(std::uint16_t port) { return "--port=" + std::to_string(port); }
 

@@ -38,7 +38,7 @@ const std::vector<Flag> kFlagsOfB{
 
 struct Configuration : testing::TestWithParam<std::string> {
   const bool is_a = GetParam() == "service-a";
-  const std::string binary = is_a ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+  const std::string binary = is_a ? kServiceA : kServiceB;
 
   std::vector<Flag> flags() const {
     auto all = kCommonFlags;

@@ -20,6 +20,7 @@
 #include "support/faulty_upstream.hpp"
 #include "support/http_client.hpp"
 #include "support/process.hpp"
+#include "support/services.hpp"
 
 // What the integration tests share: starting the services, and reading their log back.
 
@@ -27,15 +28,9 @@ namespace tests {
 
 using std::chrono::milliseconds;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
-
 // On top of what the contract allows: our own share of the measured time, on a machine that other
 // tests use as well. A sanitizer makes everything slower.
-inline constexpr milliseconds kSlack{kSanitized ? 500 : 25};
+inline const milliseconds kSlack{kSanitized ? 500 : 25};
 
 // Nothing that works takes this long, however busy the machine is.
 inline constexpr milliseconds kPatience{20'000};
@@ -51,13 +46,13 @@ bool within(milliseconds limit, Measure&& measure) {
 }
 
 inline Service start_a(std::vector<std::string> flags = {}, ProcessOptions options = {}) {
-  return Service(SERVICE_A_BINARY, std::move(flags), std::move(options));
+  return Service(kServiceA, std::move(flags), std::move(options));
 }
 
 inline Service start_b(const std::string& service_a_url, std::vector<std::string> flags = {},
                        ProcessOptions options = {}) {
   flags.push_back("--service-a-url=" + service_a_url);
-  return Service(SERVICE_B_BINARY, std::move(flags), std::move(options));
+  return Service(kServiceB, std::move(flags), std::move(options));
 }
 
 // A run that ends by itself.

@@ -36,7 +36,7 @@ using Connections = std::vector<std::unique_ptr<Connection>>;
 milliseconds fair(milliseconds goal) { return goal * (kSanitized ? 20 : 5); }
 
 // For what ends when a fixed time is over: how much later it may be noticed.
-constexpr milliseconds kLate = kSanitized ? 3s : 1s;
+const milliseconds kLate = kSanitized ? 3s : 1s;
 
 void print_figure(const std::string& what, double value, const std::string& unit,
                   const std::string& goal = "") {
@@ -110,11 +110,11 @@ class EitherService : public testing::TestWithParam<char> {
 
   void start(std::vector<std::string> flags = {}, const ProcessOptions& options = {}) {
     if (!is_a()) {
-      upstream_.emplace(SERVICE_A_BINARY);
+      upstream_.emplace(kServiceA);
       flags.push_back("--service-a-url=" + upstream_->url());
       flags.push_back("--timeout=20s");  // never what is tested here
     }
-    service_.emplace(is_a() ? SERVICE_A_BINARY : SERVICE_B_BINARY, std::move(flags), options);
+    service_.emplace(is_a() ? kServiceA : kServiceB, std::move(flags), options);
   }
   void TearDown() override {
     if (!service_) return;
@@ -812,7 +812,7 @@ TEST_P(EitherService, TakesAQueryOfThousandsOfParameters) {
 
 TEST(BlockedHandlers, KeepNobodyElseWaiting) {
   FaultyUpstream upstream(mode_named("silent"));
-  Service service(SERVICE_B_BINARY,
+  Service service(kServiceB,
                   {"--max-upstream-calls=8", "--timeout=3s", "--service-a-url=" + upstream.url()});
   Connections blocked;
   for (int i = 0; i < 8; ++i) {
@@ -839,7 +839,7 @@ TEST(BlockedHandlers, KeepNobodyElseWaiting) {
 }
 
 TEST(DelayedAnswers, KeepNobodyElseWaitingAndAreNotLost) {
-  Service service(SERVICE_A_BINARY, {"--delay=700ms"});
+  Service service(kServiceA, {"--delay=700ms"});
   constexpr int kCount = 200;
   Connections late;
   std::vector<Clock::time_point> sent;
@@ -868,7 +868,7 @@ TEST(DelayedAnswers, KeepNobodyElseWaitingAndAreNotLost) {
 
 /// Service A, whose answers to /echo are late, and Service B, which waits for them.
 struct LateAnswers : testing::Test {
-  Service a{SERVICE_A_BINARY, {"--delay=1s"}};
+  Service a{kServiceA, {"--delay=1s"}};
   Service b = start_b(a.url(), {"--timeout=20s"});
   const std::vector<std::pair<std::uint16_t, std::string>> late{{a.port(), "/echo"},
                                                                 {b.port(), "/call-echo"}};

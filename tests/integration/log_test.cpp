@@ -249,7 +249,7 @@ TEST_P(LogOf, LevelWarnLeavesOnlyTrouble) {
   for (int tries = 0; port == 0 && tries < 10; ++tries) {
     const auto wanted = lasting_port();
     b = std::make_unique<Process>(
-        std::vector<std::string>{SERVICE_B_BINARY, "--port=" + std::to_string(wanted),
+        std::vector<std::string>{kServiceB, "--port=" + std::to_string(wanted),
                                  "--service-a-url=" + nobody.url(), "--log-level=warn", format});
     if (eventually([&] { return !b->running() || get(wanted, "/health").status() == 200; },
                    kPatience) &&

@@ -160,7 +160,7 @@ std::set<std::string> metrics_in(const std::string& query) {
 // Service A, slow enough to be told from a failure, and Service B, which has already seen A answer
 // and refuse: both have been counted once.
 struct TwoServices {
-  std::unique_ptr<Service> a = start_on_lasting_port(SERVICE_A_BINARY, {"--delay=60ms"});
+  std::unique_ptr<Service> a = start_on_lasting_port(kServiceA, {"--delay=60ms"});
   Service b = start_b(a->url(), {"--timeout=15s"});
 
   TwoServices() {
@@ -168,7 +168,7 @@ struct TwoServices {
     kill_a();
     call(503);
     const auto port = std::to_string(port_of_a_);
-    a = std::make_unique<Service>(SERVICE_A_BINARY,
+    a = std::make_unique<Service>(kServiceA,
                                   std::vector<std::string>{"--delay=60ms", "--port=" + port});
   }
 

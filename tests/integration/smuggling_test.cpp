@@ -253,7 +253,7 @@ class Smuggling : public testing::TestWithParam<Case> {
  protected:
   // One of each for all cases, and none of their answers may harm the next.
   static void SetUpTestSuite() {
-    for (const char* binary : {SERVICE_A_BINARY, SERVICE_B_BINARY}) {
+    for (const auto& binary : {kServiceA, kServiceB}) {
       services_.push_back(std::make_unique<Service>(binary));
     }
   }
@@ -307,7 +307,7 @@ INSTANTIATE_TEST_SUITE_P(Rfc9112, Smuggling, testing::ValuesIn(cases()),
 // RFC 9112, section 2: a request is a stream of bytes, and ends where its head says. Wherever it is
 // cut, it is neither answered nor refused before it is complete.
 TEST(Fragments, AreWaitedFor) {
-  for (const char* binary : {SERVICE_A_BINARY, SERVICE_B_BINARY}) {
+  for (const auto& binary : {kServiceA, kServiceB}) {
     const Service service(binary);
     const std::string whole = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
     std::vector<std::unique_ptr<Connection>> waiting;

@@ -210,7 +210,7 @@ std::vector<std::string> with_log_reader(const std::string& reader) {
           "exec 3>&2; { \"$0\" --port=0 --drain-timeout=300ms & echo pid $! >&3; wait $!; "
           "echo code $? >&3; } | { " +
               reader + "; }",
-          SERVICE_A_BINARY};
+          kServiceA};
 }
 
 TEST(StopWithWork, AReaderOfTheLogThatEndsHarmsNothing) {

@@ -70,7 +70,7 @@ class Listener {
 };
 
 struct Systemd : testing::TestWithParam<std::string> {
-  const std::string binary = GetParam() == "service-a" ? SERVICE_A_BINARY : SERVICE_B_BINARY;
+  const std::string binary = GetParam() == "service-a" ? kServiceA : kServiceB;
 
   // The command of a service that is given a socket. Its own port is one that it could not take.
   std::vector<std::string> activated() const {

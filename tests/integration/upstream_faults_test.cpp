@@ -309,7 +309,7 @@ TEST(ServiceB, DoesNotTryAgainWhatTimedOutOrWasAnsweredInPart) {
 struct ServiceBWhenAIsStartedAgain : testing::TestWithParam<int> {};
 
 TEST_P(ServiceBWhenAIsStartedAgain, LosesNothing) {
-  auto a = start_on_lasting_port(SERVICE_A_BINARY, {"--delay=100ms"});
+  auto a = start_on_lasting_port(kServiceA, {"--delay=100ms"});
   const auto port_flag = "--port=" + std::to_string(a->port());
   auto b = start_b(a->url(), {"--timeout=30s"});
   // Several kept connections, all of which the end of A makes stale.
@@ -330,7 +330,7 @@ TEST_P(ServiceBWhenAIsStartedAgain, LosesNothing) {
     a->process().signal(GetParam());
     ASSERT_TRUE(a->process().wait(kPatience));
     a.reset();
-    a = std::make_unique<Service>(SERVICE_A_BINARY,
+    a = std::make_unique<Service>(kServiceA,
                                   std::vector<std::string>{port_flag, "--delay=100ms"});
     call_in_parallel();
   }
@@ -342,7 +342,7 @@ INSTANTIATE_TEST_SUITE_P(Signal, ServiceBWhenAIsStartedAgain, testing::Values(SI
                          });
 
 TEST(ServiceB, SaysConnectionRefusedWhileAIsDownAndRecoversByItself) {
-  auto a = start_on_lasting_port(SERVICE_A_BINARY);
+  auto a = start_on_lasting_port(kServiceA);
   const auto port_flag = "--port=" + std::to_string(a->port());
   auto b = start_b(a->url(), {kTimeoutFlag});
   expect_json(get(b.port(), kCall), 200, kCallBody);
@@ -351,7 +351,7 @@ TEST(ServiceB, SaysConnectionRefusedWhileAIsDownAndRecoversByItself) {
   expect_unavailable(b, get(b.port(), kCall), "connection_refused");
   expect_unavailable(b, get(b.port(), kCall), "connection_refused");
   a.reset();
-  Service again(SERVICE_A_BINARY, {port_flag});
+  Service again(kServiceA, {port_flag});
   expect_json(get(b.port(), kCall), 200, kCallBody);
 }
 

@@ -248,8 +248,8 @@ std::size_t soak(milliseconds time) {
   const auto port_a = fixed_port(random);
   const auto port_b = fixed_port(random);
   // Hostile clients would make use of all the time that a stop gives them.
-  Target a(SERVICE_A_BINARY, port_a, "--drain-timeout=1s", findings);
-  Target b(SERVICE_B_BINARY, port_b, "--service-a-url=http://127.0.0.1:" + std::to_string(port_a),
+  Target a(kServiceA, port_a, "--drain-timeout=1s", findings);
+  Target b(kServiceB, port_b, "--service-a-url=http://127.0.0.1:" + std::to_string(port_a),
            findings);
   b.start();
   auto before = footprint(b.pid());
