@@ -90,7 +90,7 @@ std::string difference(pid_t pid, const Footprint& before, long kept_kib) {
     return now.files <= before.files && now.threads <= before.threads &&
            now.rss_kib <= before.rss_kib + kept_kib;
   };
-  if (eventually(same, milliseconds(10'000))) return {};
+  if (eventually(same)) return {};
   return "before: " + to_text(before) + ", now: " + to_text(now);
 }
 
@@ -106,13 +106,13 @@ void Restartable::start() {
 
 void Restartable::kill() {
   service_->process().kill();
-  service_->process().wait(milliseconds(10'000));
+  service_->process().wait(kPatience);
   keep_output();
 }
 
 std::optional<int> Restartable::stop() {
   service_->process().signal(SIGTERM);
-  const auto status = service_->process().wait(milliseconds(15'000));
+  const auto status = service_->process().wait(kPatience);
   keep_output();
   return status;
 }

@@ -19,6 +19,9 @@
 
 namespace tests::chaos {
 
+// Nothing that works takes this long, however busy the machine is.
+inline constexpr std::chrono::milliseconds kPatience{60'000};
+
 // Added to limits, never to what is printed: two cores run the services, hundreds of callers and
 // whatever else the machine does, so that the caller itself may be woken late.
 inline const std::chrono::milliseconds kSlack{kSanitized ? 1'500 : 250};

@@ -36,15 +36,14 @@ TEST_F(FileLimit, ServiceBWithFewFilesUnderManyConnections) {
                    .limit = kTurnLimit,
                    .pause = milliseconds(10),
                    .may_be_full = true});
-  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000, milliseconds(30'000)))
-      << callers.so_far().summary();
+  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000)) << callers.so_far().summary();
   const auto tally = callers.stop();
   report(tally.summary() + " files=" + std::to_string(files_));
   expect_no_violation(tally);
   EXPECT_TRUE(eventually([&] { return get(b.port(), "/health").status() == 200; }));
   expect_right_answer(b.port(), "after");
   a.process().kill();
-  a.process().wait(milliseconds(5'000));
+  a.process().wait(kPatience);
   EXPECT_EQ(difference(b.process().pid(), before), "");
   EXPECT_EQ(b.stop(), 0);
   EXPECT_EQ(b.process().err(), "");
@@ -60,8 +59,7 @@ TEST_F(FileLimit, ServiceAWithFewFilesUnderManyConnections) {
                    .limit = kTurnLimit,
                    .pause = milliseconds(10),
                    .may_be_full = true});
-  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000, milliseconds(30'000)))
-      << callers.so_far().summary();
+  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000)) << callers.so_far().summary();
   const auto tally = callers.stop();
   report(tally.summary() + " files=" + std::to_string(files_));
   expect_no_violation(tally);
@@ -92,7 +90,7 @@ TEST_F(FileLimit, IdleConnectionsMakeRoomWhenTheyEnd) {
   EXPECT_TRUE(eventually([&] { return get(b.port(), "/health").status() == 200; }));
   expect_right_answer(b.port(), "after");
   a.process().kill();
-  a.process().wait(milliseconds(5'000));
+  a.process().wait(kPatience);
   EXPECT_EQ(difference(b.process().pid(), before), "");
   EXPECT_EQ(b.stop(), 0);
   report("idle connections=100 told=" + std::to_string(told) + " files=" + std::to_string(files_));

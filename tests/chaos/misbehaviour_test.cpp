@@ -10,8 +10,7 @@ using std::chrono::milliseconds;
 TEST(Misbehaviour, DrawnAtRandom) {
   const std::size_t wanted = kSanitized ? 800 : 3'000;
   FaultyUpstream upstream(random_mode(), {.seed = chaos_seed()});
-  Service b(kServiceB, {"--service-a-url=" + upstream.url(), "--timeout=200ms"},
-            service_options());
+  Service b(kServiceB, {"--service-a-url=" + upstream.url(), "--timeout=200ms"}, service_options());
   auto before = footprint(b.process().pid());
   const std::set<std::string, std::less<>> reasons{"timeout", "connection_closed", "bad_status",
                                                    "bad_response"};
@@ -29,7 +28,7 @@ TEST(Misbehaviour, DrawnAtRandom) {
             upstream.set_mode(random_mode());
             return callers.unavailable() >= end;
           },
-          milliseconds(40'000));
+          kPatience);
     };
     EXPECT_TRUE(misbehave_for(wanted / 5)) << callers.so_far().summary();
     before.rss_kib = footprint(b.process().pid()).rss_kib;

@@ -174,7 +174,7 @@ TEST_F(NetworkFault, ServiceBDoesNotTakeItselfForServiceA) {
   auto b = start_b(url_of("127.0.0.1", kFirst));
   expect_right_answer(b.port(), "before");
   a.process().kill();
-  a.process().wait(milliseconds(5'000));
+  a.process().wait(kPatience);
 
   Connection connection(b.port());  // made before, so that all of the range is for service-b
   network_->set("b", "ipv4/ip_local_port_range",

@@ -61,7 +61,7 @@ TEST(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
                    .reasons = {"timeout", "overloaded"},
                    .limit = milliseconds(1'050),
                    .pause = milliseconds(50)});
-  ASSERT_TRUE(callers.wait_for_unavailable(kSanitized ? 3'000 : 15'000, milliseconds(30'000)));
+  ASSERT_TRUE(callers.wait_for_unavailable(kSanitized ? 3'000 : 15'000));
   const auto during = footprint(b.process().pid());
   const auto tally = callers.stop();
   const auto health = probe.stop();
@@ -75,14 +75,16 @@ TEST(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
          std::to_string(first.count()) + "ms | while hung " + to_text(during));
   expect_no_violation(tally);
   expect_no_violation(health);
-  EXPECT_LT(health.percentile(0.99), kHealthLimit.count());
+  // To connect, to be answered and to read it are three wakes; the machine must have its part.
+  const auto limit = kHealthLimit.count() + 3 * callers.control().percentile(0.99);
+  EXPECT_LT(health.percentile(0.99), limit);
   EXPECT_EQ(tally.ok, 0U);
   EXPECT_GT(tally.unavailable_for("timeout"), 0U);
   EXPECT_GT(tally.unavailable_for("overloaded"), tally.calls * 9 / 10);
-  EXPECT_LT(tally.percentile(0.9), kHealthLimit.count()) << "of all calls, in milliseconds";
+  EXPECT_LT(tally.percentile(0.9), limit) << "of all calls, in milliseconds";
   EXPECT_EQ(during.threads, before.threads);
   a.process().kill();  // with it go the connections that are kept alive
-  a.process().wait(milliseconds(5'000));
+  a.process().wait(kPatience);
   EXPECT_EQ(difference(b.process().pid(), before), "");
   EXPECT_EQ(b.stop(), 0);
 }

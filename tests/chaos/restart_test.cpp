@@ -70,7 +70,9 @@ TEST_F(Restarts, ServiceACleanlyRestartedCostsNo503OfItsOwn) {
   const int restarts = kSanitized ? 10 : 50;
   b_.start();
   a_.start();
-  Callers callers(callers_with({"connection_refused"}));
+  // connection_closed: a connection that the kernel makes between Service A's last accept(2) and
+  // the end of its socket is reset. That is a matter of microseconds, and of few calls.
+  Callers callers(callers_with({"connection_refused", "connection_closed"}));
   std::size_t while_down = 0;
   for (int i = 0; i < restarts; ++i) {
     ASSERT_TRUE(callers.wait_for_ok(20)) << callers.so_far().summary();
@@ -88,6 +90,7 @@ TEST_F(Restarts, ServiceACleanlyRestartedCostsNo503OfItsOwn) {
          std::to_string(while_down) + " with a pause)");
   expect_no_violation(tally);
   EXPECT_GT(tally.unavailable_for("connection_refused"), 0U);
+  EXPECT_LE(tally.unavailable_for("connection_closed"), static_cast<std::size_t>(restarts) / 5);
   EXPECT_EQ(b_.stop(), 0);
   EXPECT_EQ(a_.stop(), 0);
 }

@@ -10,7 +10,7 @@ namespace tests {
 // signals.
 template <typename Predicate>
 bool eventually(Predicate&& predicate,
-                std::chrono::milliseconds timeout = std::chrono::seconds(5)) {
+                std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   while (!predicate()) {
     if (std::chrono::steady_clock::now() >= deadline) return predicate();

@@ -437,7 +437,7 @@ std::string Service::url() const { return "http://127.0.0.1:" + std::to_string(p
 
 std::optional<int> Service::stop() {
   process_.signal(SIGTERM);
-  return process_.wait(std::chrono::seconds(5));
+  return process_.wait(std::chrono::seconds(20));
 }
 
 }  // namespace tests

@@ -125,7 +125,7 @@ class Service {
   std::string url() const;
   Process& process() { return process_; }
 
-  // SIGTERM, then up to 5 s for the end. The exit status as Process::wait says it.
+  // SIGTERM, then up to 20 s for the end. The exit status as Process::wait says it.
   std::optional<int> stop();
 
  private:

@@ -25,7 +25,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kReportInterval{10'000};
-constexpr milliseconds kStartLimit{20'000};
 constexpr std::size_t kCallers = 16;
 constexpr std::size_t kHostileOfAKind = 2;
 
@@ -62,12 +61,12 @@ class Target {
                                  std::to_string(port_), flags_},
         service_options());
     const bool answers =
-        eventually([this] { return get(port_, "/health").status() == 200; }, kStartLimit);
+        eventually([this] { return get(port_, "/health").status() == 200; }, kPatience);
     findings_.add_unless(answers, binary_ + " does not answer after its start");
   }
   void stop() {
     process_->signal(SIGTERM);
-    const auto status = process_->wait(milliseconds(15'000));
+    const auto status = process_->wait(kPatience);
     findings_.add_unless(
         status == 0, binary_ + " stopped with " + (status ? std::to_string(*status) : "no end"));
     look_at_errors();
@@ -75,7 +74,7 @@ class Target {
   void kill() {
     findings_.add_unless(process_->running(), binary_ + " had ended by itself");
     process_->kill();
-    process_->wait(milliseconds(15'000));
+    process_->wait(kPatience);
     look_at_errors();
   }
   void signal(int number) { process_->signal(number); }
