@@ -2,7 +2,8 @@
 # Load, faults and hostile clients together against the real services. Prints answers by kind, the
 # slowest, memory, files and threads every ten seconds; fails if anything was not as it must be.
 #   scripts/soak.sh [minutes]     2 unless told otherwise
-# env PRESET: the build, release by default; asan and tsan work too. env CHAOS_SEED: repeats a run.
+# env PRESET: the build of the services, release by default; asan and tsan work too.
+# env CHAOS_SEED: repeats a run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,5 +14,6 @@ preset=${PRESET:-release}
 fixed_addresses=()
 if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 
-scripts/build.sh "$preset" soak service-a service-b
-exec "${fixed_addresses[@]}" "build/$preset/tests/chaos/soak/soak" "${1:-2}"
+scripts/build.sh "$preset" service-a service-b
+scripts/build.sh dev soak
+SERVICES=$PWD/build/$preset exec "${fixed_addresses[@]}" build/dev/tests/chaos/soak/soak "${1:-2}"

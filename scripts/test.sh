@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs all tests.
 #   scripts/test.sh [options for ctest...]     such as: -L unit, -R timeout, --rerun-failed
-# env PRESET: dev (default), release, asan, tsan. env CI: warnings are errors.
+# env PRESET: the build under test: dev (default), release, asan, tsan. Its unit tests run, and its
+# services: the programs that start them as processes are built once, in dev.
+# env CI: warnings are errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,5 +14,10 @@ preset=${PRESET:-dev}
 fixed_addresses=()
 if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 
-"${fixed_addresses[@]}" scripts/build.sh "$preset"
-exec "${fixed_addresses[@]}" ctest --preset "$preset" -j 2 "$@"
+scripts/build.sh dev
+if [[ $preset == dev ]]; then exec ctest --preset dev -j 2 "$@"; fi
+
+"${fixed_addresses[@]}" scripts/build.sh "$preset" service-a service-b unit_tests
+"${fixed_addresses[@]}" ctest --preset "$preset" -j 2 --no-tests=ignore -L unit "$@"
+SERVICES=$PWD/build/$preset exec "${fixed_addresses[@]}" \
+  ctest --preset dev -j 2 --no-tests=ignore -LE unit "$@"
