@@ -923,5 +923,18 @@ TEST_F(LateAnswers, MayComeToClientsThatAreLost) {
   }
 }
 
+TEST_F(LateAnswers, LeaveTheNextRequestItsTime) {
+  auto slow = start_a({"--delay=6s"});  // longer than a head may take
+  Connection client(slow.port());
+  client.send(request_text("/echo?msg=x") + "GET /health HTTP/1.1\r\nHo");
+  auto response = client.read_response(kPatience);
+  ASSERT_TRUE(response) << client.error();
+  EXPECT_EQ(response->status, 200);
+  client.send("st: a\r\n\r\n");
+  response = client.read_response(kPatience);
+  ASSERT_TRUE(response) << client.error();
+  EXPECT_EQ(response->status, 200);
+}
+
 }  // namespace
 }  // namespace tests

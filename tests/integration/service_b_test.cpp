@@ -277,5 +277,22 @@ INSTANTIATE_TEST_SUITE_P(
                     EverydayClient{"urllib", {"python3", "-c", kUrllib}}),
     testing::PrintToStringParamName());
 
+// Nagle's algorithm would hold the second answer until the client's delayed acknowledgement.
+TEST(Pipelining, OfCallsIsNotHeldUpByTcp) {
+  auto a = start_a();
+  auto b = start_b(a.url());
+  Connection client(b.port());
+  std::vector<milliseconds> times;
+  for (int i = 0; i < 21; ++i) {
+    const auto start = Clock::now();
+    client.send(request_text("/call-echo?msg=x") + request_text("/call-echo?msg=x"));
+    ASSERT_TRUE(client.read_response(kPatience)) << client.error();
+    ASSERT_TRUE(client.read_response(kPatience)) << client.error();
+    times.push_back(std::chrono::duration_cast<milliseconds>(Clock::now() - start));
+  }
+  std::sort(times.begin(), times.end());
+  EXPECT_LT(times[times.size() / 2], 20ms + kSlack);
+}
+
 }  // namespace
 }  // namespace tests

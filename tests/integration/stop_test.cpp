@@ -279,5 +279,18 @@ TEST(StopWithWork, NoLineIsLostAtTheDrainTimeout) {
   EXPECT_EQ(request_lines(b.process()).size(), 100U);
 }
 
+// Whoever connects and says nothing does not hold up the end, on whichever thread it is.
+TEST(StopOfAService, DoesNotWaitForClientsThatHaveNotAskedYet) {
+  auto a = start_a();
+  std::vector<Connection> silent;
+  for (int i = 0; i < 8; ++i) silent.emplace_back(a.port());
+  EXPECT_TRUE(
+      eventually([&] { return sample(metrics_of(a.port()), "http_server_open_connections") >= 8; },
+                 kPatience));
+  const auto start = Clock::now();
+  EXPECT_EQ(a.stop(), 0);
+  EXPECT_LT(Clock::now() - start, 2s + kSlack);  // of ten that they may have
+}
+
 }  // namespace
 }  // namespace tests

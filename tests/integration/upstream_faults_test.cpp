@@ -330,8 +330,7 @@ TEST_P(ServiceBWhenAIsStartedAgain, LosesNothing) {
     a->process().signal(GetParam());
     ASSERT_TRUE(a->process().wait(kPatience));
     a.reset();
-    a = std::make_unique<Service>(kServiceA,
-                                  std::vector<std::string>{port_flag, "--delay=100ms"});
+    a = std::make_unique<Service>(kServiceA, std::vector<std::string>{port_flag, "--delay=100ms"});
     call_in_parallel();
   }
 }
