@@ -22,8 +22,8 @@ namespace {
 constexpr auto kFlushInterval = std::chrono::milliseconds(50);
 constexpr auto kLastWords =
     std::chrono::seconds(1);  // for a reader of stdout that hangs, at the end
-constexpr std::size_t kFlushSize = 64 * 1024;
-constexpr std::size_t kMaxWaiting = 8 * 1024 * 1024;
+constexpr std::size_t kFlushSize = 65'536;
+constexpr std::size_t kMaxWaiting = 8'388'608;
 constexpr std::size_t kMaxEndpoint = 256;
 
 std::string quote(const std::string& text) {

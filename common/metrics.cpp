@@ -1,6 +1,5 @@
 #include "common/metrics.hpp"
 
-#include <dirent.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -8,7 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <system_error>
 
 namespace common {
 namespace {
@@ -27,12 +29,10 @@ std::string_view known_method(const std::string& method) {
 }
 
 double open_files() {
-  DIR* directory = opendir("/proc/self/fd");
-  if (directory == nullptr) return 0;
-  int count = -3;  // ".", "..", and the directory itself
-  while (readdir(directory) != nullptr) ++count;
-  closedir(directory);
-  return count;
+  std::error_code none_left;
+  const std::filesystem::directory_iterator files("/proc/self/fd", none_left);
+  const auto count = std::distance(files, {}) - 1;  // without the directory itself
+  return static_cast<double>(std::max(count, std::ptrdiff_t{0}));
 }
 
 double resident_bytes() {

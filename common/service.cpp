@@ -152,8 +152,8 @@ int Service::run(const std::vector<LogField>& configuration) {
   const timespec wait{watchdog / 1s, watchdog % 1s / 1ns};
   int signal = -1;
   while (signal < 0) {
-    signal = sigtimedwait(&signals, nullptr, watchdog > 0s ? &wait : nullptr);
-    if (signal < 0 && watchdog > 0s && server_.turned()) systemd::notify("WATCHDOG=1");
+    signal = sigtimedwait(&signals, nullptr, watchdog.count() > 0 ? &wait : nullptr);
+    if (signal < 0 && watchdog.count() > 0 && server_.turned()) systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
   // A second signal now finds nobody waiting for it and ends the process at once.

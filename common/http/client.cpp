@@ -362,7 +362,9 @@ void Client::get(Loop& loop, const std::string& target, const httplib::Headers& 
   try {
     Call call{Clock::now() + options_.budget, "GET " + target + " HTTP/1.1\r\n" + fields_,
               std::move(done)};
-    for (const auto& [name, value] : headers) call.request += name + ": " + value + "\r\n";
+    for (const auto& [name, value] : headers) {
+      call.request.append(name).append(": ").append(value).append("\r\n");
+    }
     call.request += "\r\n";
     auto& pool = *pools_.at(loop.index());
     auto* connection = pool.take_idle();
