@@ -37,6 +37,13 @@ cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ -I. \
   --enable=warning,performance,portability --suppress=accessMoved \
   common service-a service-b || result=1
 
+# The version is CMakeLists.txt's; where it has to be repeated, it is the same.
+version=$(sed -n 's/^project(.* VERSION \([0-9.]*\) .*/\1/p' CMakeLists.txt)
+if grep -rnE '(service-[ab]:|newTag: |two-services_)[0-9]' deploy scripts README.md | grep -vF "$version"; then
+  complain "the version is $version"
+fi
+grep -qF "## [$version]" CHANGELOG.md || complain "CHANGELOG.md does not know $version"
+
 if [[ ${1-} == --tidy ]]; then
   [[ -e build/release/compile_commands.json ]] || cmake --preset release >/dev/null
   product '*.cpp' | xargs -0 -P2 -n1 clang-tidy -p build/release --quiet || result=1
