@@ -39,7 +39,7 @@ cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ -I. \
 
 # The version is CMakeLists.txt's; where it has to be repeated, it is the same.
 version=$(sed -n 's/^project(.* VERSION \([0-9.]*\) .*/\1/p' CMakeLists.txt)
-if grep -rnE '(service-[ab]:|newTag: |two-services_)[0-9]' deploy scripts README.md | grep -vF "$version"; then
+if grep -rnE '(service-[ab]:|newTag: |two-services_)[0-9]+\.' deploy scripts README.md | grep -vF "$version"; then
   complain "the version is $version"
 fi
 grep -qF "## [$version]" CHANGELOG.md || complain "CHANGELOG.md does not know $version"
