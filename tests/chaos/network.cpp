@@ -128,10 +128,11 @@ void Network::set(const std::string& side, const std::string& file,
              value});
 }
 
-void Network::set_resolv_conf(const std::string& side, const std::string& text) const {
-  const auto folder = configuration_of(name(side));
+void Network::set_etc(const std::string& side, const std::string& name,
+                      const std::string& text) const {
+  const auto folder = configuration_of(this->name(side));
   fs::create_directories(folder);
-  std::ofstream(folder / "resolv.conf") << text;
+  std::ofstream(folder / name) << text;
 }
 
 void Network::silence(const std::string& side, const std::string& address) const {

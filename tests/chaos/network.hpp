@@ -38,8 +38,8 @@ class Network {
   void run(const std::string& side, std::vector<std::string> argv) const;
   // Writes to a file below /proc/sys/net there.
   void set(const std::string& side, const std::string& name, const std::string& value) const;
-  // What programs on `side` see as /etc/resolv.conf. Holds for those that are started afterwards.
-  void set_resolv_conf(const std::string& side, const std::string& text) const;
+  // What programs on `side` see as /etc/NAME. Holds for those that are started afterwards.
+  void set_etc(const std::string& side, const std::string& name, const std::string& text) const;
 
   // From now on `side` sends what it has for `address` to nobody. true: it no longer does.
   void silence(const std::string& side, const std::string& address) const;

@@ -145,9 +145,21 @@ TEST_F(NetworkFault, LinkDownAndUp) {
   EXPECT_EQ(b.stop(), 0);
 }
 
+TEST_F(NetworkFault, AnAddressThatSwallowsPacketsLeavesTimeForTheNextOne) {
+  auto a = start_a();
+  network_->set_etc("b", "hosts",
+                    std::string(Network::kSilentAddress) + " service-a.test\n" +
+                        Network::kAddressA + " service-a.test\n");
+  auto b = start_b(url_of("service-a.test", a.port()));
+  expect_right_answer(b.port(), "one");
+  EXPECT_EQ(b.stop(), 0);
+}
+
 TEST_F(NetworkFault, AResolverThatHangsCostsNoThreadAndNoTime) {
-  network_->set_resolv_conf("b", std::string("nameserver ") + Network::kSilentAddress + "\n");
+  network_->set_etc("b", "resolv.conf",
+                    std::string("nameserver ") + Network::kSilentAddress + "\n");
   auto b = start_b(url_of("service-a.test", 8080));
+  call(b, {"timeout", "dns_failure"}, 8);  // each loop has its thread for look-ups now
   const auto before = footprint(b.process().pid());
   const auto tally = call(b, {"timeout", "dns_failure"}, 24);
   const auto after = footprint(b.process().pid());
@@ -157,7 +169,7 @@ TEST_F(NetworkFault, AResolverThatHangsCostsNoThreadAndNoTime) {
 }
 
 TEST_F(NetworkFault, AResolverThatIsNotThereIsADnsFailure) {
-  network_->set_resolv_conf("b", std::string("nameserver ") + Network::kAddressA + "\n");
+  network_->set_etc("b", "resolv.conf", std::string("nameserver ") + Network::kAddressA + "\n");
   network_->set("a", "ipv4/icmp_ratelimit", "0");  // each question hears "port unreachable"
   auto b = start_b(url_of("service-a.test", 8080));
   const auto tally = call(b, {"dns_failure"}, 50);

@@ -57,7 +57,7 @@ TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelay) {
                                                 {"/nope", 404}}) {
     SCOPED_TRACE(target);
     const auto result = get(service.port(), target);
-    EXPECT_EQ(result.status(), status);
+    ASSERT_EQ(result.status(), status);
     EXPECT_EQ(result.response->header("connection"), "close");
   }
   // A connection from before the signal is served once more, and told.

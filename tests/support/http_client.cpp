@@ -181,6 +181,7 @@ Connection::Fill Connection::fill(Clock::time_point deadline) {
       pollfd polled{fd_.get(), POLLIN, 0};
       if (::poll(&polled, 1, poll_timeout(deadline)) == 0) return Fill::kTimeout;
     } else if (errno != EINTR) {
+      error_ = std::string("recv: ") + std::strerror(errno);
       return Fill::kReset;
     }
   }

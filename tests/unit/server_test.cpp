@@ -1,9 +1,13 @@
 #include "common/http/server.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
 
 #include <future>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "support/eventually.hpp"
 #include "support/http_client.hpp"
@@ -12,6 +16,8 @@ namespace common::http {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::HasSubstr;
+using testing::Not;
 
 TEST(Server, TurnsUnlessOneOfItsLoopsHangs) {
   Server server({.threads = 2});
@@ -35,6 +41,35 @@ TEST(Server, TurnsUnlessOneOfItsLoopsHangs) {
   EXPECT_TRUE(client.read_response());
   EXPECT_TRUE(tests::eventually(turns));
   EXPECT_TRUE(server.stop(5s));
+}
+
+TEST(Server, WhatAHandlerThrowsGoesToTheLogAndNotToTheClient) {
+  Server server({});
+  server.Get("/exception", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content("half an answer", "text/plain");
+    throw std::runtime_error("the secret");
+  });
+  server.Get("/number", [](const httplib::Request&, httplib::Response&) { throw 42; });
+  std::vector<Exchange> answered;
+  std::mutex mutex;
+  server.on_answer([&](const Exchange& exchange) {
+    const std::lock_guard lock(mutex);
+    answered.push_back(exchange);
+  });
+  const auto port = server.bind().port;
+  server.start();
+  for (const std::string path : {"/exception", "/number"}) {
+    const auto response = tests::get(port, path).response;
+    ASSERT_TRUE(response) << path;
+    EXPECT_EQ(response->status, 500) << path;
+    EXPECT_EQ(response->body, "{\"error\":\"internal error\"}\n") << path;
+    EXPECT_THAT(response->head, Not(HasSubstr("secret"))) << path;
+  }
+  EXPECT_TRUE(server.stop(5s));
+  ASSERT_EQ(answered.size(), 2u);
+  EXPECT_EQ(answered[0].outcome, Exchange::Outcome::kFailed);
+  EXPECT_EQ(answered[0].notes.at(0).key, "error");
+  EXPECT_EQ(answered[0].notes.at(0).value, "the secret");
 }
 
 }  // namespace

@@ -1,0 +1,104 @@
+#include "common/http/client.hpp"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/faulty_upstream.hpp"
+#include "support/posix.hpp"
+
+namespace common::http {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Client, RenewsAConnectionThatIsOldHoweverBusy) {
+  const tests::FaultyUpstream upstream(tests::right_mode());
+  ClientOptions options;
+  options.budget = 10s;  // not what is tested here
+  options.max_age = 100ms;
+  Loop loop;
+  Client client(parse_base_url(upstream.url()), options, 1);
+  int calls = 0;
+  const auto end = Clock::now() + 10s;
+  std::function<void(Client::Answer)> next = [&](const Client::Answer& answer) {
+    EXPECT_TRUE(std::holds_alternative<std::string>(answer));
+    if (upstream.connections() == 3 || Clock::now() > end) return loop.stop();
+    ++calls;
+    loop.after(1ms, [&] { client.get(loop, "/echo?msg=a", {}, next); });
+  };
+  client.get(loop, "/echo?msg=a", {}, next);
+  loop.run();
+  EXPECT_EQ(upstream.connections(), 3u);
+  EXPECT_GT(calls, 3);  // it was one for several calls
+}
+
+// A connection that has been idle may hold what nobody asked for, such as a late answer.
+TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
+  const tests::UniqueFd listener(
+      tests::check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const plain = reinterpret_cast<sockaddr*>(&address);
+  socklen_t size = sizeof address;
+  tests::check(::bind(listener.get(), plain, size), "bind");
+  tests::check(::listen(listener.get(), 8), "listen");
+  tests::check(::getsockname(listener.get(), plain, &size), "getsockname");
+
+  const auto send_answer = [](int fd, const std::string& body) {
+    const auto text =
+        "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+    ::send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+  };
+  std::atomic<bool> answered{false};
+  std::atomic<bool> stray_sent{false};
+  std::thread upstream([&] {
+    std::array<char, 4096> request{};
+    const tests::UniqueFd first(::accept(listener.get(), nullptr, nullptr));
+    ::recv(first.get(), request.data(), request.size(), 0);
+    send_answer(first.get(), "first");
+    answered.wait(false);
+    send_answer(first.get(), "stray");
+    stray_sent = true;
+    const tests::UniqueFd second(::accept(listener.get(), nullptr, nullptr));
+    if (!second) return;  // shut down
+    ::recv(second.get(), request.data(), request.size(), 0);
+    send_answer(second.get(), "second");
+  });
+
+  ClientOptions options;
+  options.budget = 10s;  // not what is tested here
+  Loop loop;
+  Client client({"127.0.0.1", ntohs(address.sin_port)}, options, 1);
+  std::vector<std::string> bodies;
+  const auto take = [&](const Client::Answer& answer) {
+    const auto* body = std::get_if<std::string>(&answer);
+    bodies.push_back(body ? *body : "(failure)");
+  };
+  client.get(loop, "/", {}, [&](const Client::Answer& answer) {
+    take(answer);
+    loop.post([&] {
+      answered = true;
+      answered.notify_one();
+      while (!stray_sent) std::this_thread::yield();
+      client.get(loop, "/", {}, [&](const Client::Answer& last) {
+        take(last);
+        loop.stop();
+      });
+    });
+  });
+  loop.run();
+  ::shutdown(listener.get(), SHUT_RDWR);
+  upstream.join();
+  EXPECT_EQ(bodies, (std::vector<std::string>{"first", "second"}));
+}
+
+}  // namespace
+}  // namespace common::http
