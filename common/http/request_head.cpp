@@ -85,7 +85,7 @@ struct Parser {
     if (second == std::string_view::npos || line.find(' ', second + 1) != std::string_view::npos) {
       return refuse(400, "the request line is not 'method target version'");
     }
-    if (!is_token(line.substr(0, first))) return refuse(400, "the method is not a token");
+    if (first == 0) return refuse(400, "the method is missing");
     head.method = line.substr(0, first);
     const auto version = line.substr(second + 1);
     // RFC 9112, section 2.3: the name is case-sensitive, and both numbers are single digits.
@@ -181,6 +181,16 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
   // RFC 9112, section 2.2: one empty line before the request line is ignored.
   if (bytes.starts_with("\r\n")) position = 2;
   const std::size_t line_start = position;
+
+  // RFC 9110, section 9.1. Refused at the first byte that is none of a method's: who speaks TLS,
+  // say, sends no line end, and waits for an answer.
+  for (const char c : bytes.substr(bytes == "\r" ? 1 : line_start, kMaxRequestLine + 1)) {
+    if (c == ' ') break;
+    if (!is_token_char(c)) {
+      parser.refuse(400, "the method is not a token");
+      return *parser.refusal;
+    }
+  }
 
   for (;;) {
     const auto end = bytes.find('\n', position);
