@@ -18,7 +18,7 @@ using namespace std::chrono_literals;
 constexpr std::size_t kReadSize = 16'384;     // bytes taken from a socket at once
 constexpr std::size_t kMaxUnsent = 65'536;    // no further request is answered above that
 constexpr std::size_t kMaxLinger = 1u << 24;  // bytes thrown away after a refusal
-constexpr int kMaxWork = 32;                  // reads and answers before the others have their turn
+constexpr int kMaxWork = 4;                   // reads and answers before the others have their turn
 // For the first request of a connection that was accepted before the stop.
 constexpr auto kFreshGrace = 200ms;
 
@@ -106,7 +106,7 @@ void Connection::start(int fd) {
 void Connection::on_events(std::uint32_t events) {
   hung_up_ = hung_up_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
   readable_ = readable_ || (events & EPOLLIN) != 0 || hung_up_;
-  advance();
+  if (!waits_its_turn()) advance();
 }
 
 void Connection::on_deadline() {

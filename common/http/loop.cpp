@@ -98,11 +98,11 @@ void Loop::run() {
       }
     }
     fire_timers();
-    std::vector<Watcher*> again;
-    again.swap(again_);
-    for (auto* const watcher : again) {
-      watcher->again_ = false;
-      if (!watcher->closed_) watcher->on_events(0);
+    if (!again_.empty()) {
+      auto& watcher = *again_.front();
+      again_.pop_front();
+      watcher.again_ = false;
+      watcher.on_events(0);
     }
     closed_.clear();
   }

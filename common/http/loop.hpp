@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -47,6 +48,7 @@ class Watcher {
   void close();
 
   int fd() const { return fd_; }
+  bool waits_its_turn() const { return again_; }  // after Loop::again()
   Loop& loop() const { return loop_; }
 
  private:
@@ -90,7 +92,8 @@ class Loop {
     return static_cast<Kind&>(*watchers_.front());
   }
 
-  /// Calls `watcher` once more, after all others had their turn.
+  /// Has on_events(0) of `watcher` called once more, when all others that wait for that, and those
+  /// whose sockets are ready, have had their turn.
   void again(Watcher& watcher);
   /// on_drain() of all.
   void drain();
@@ -108,7 +111,7 @@ class Loop {
   int wake_ = -1;  // eventfd(2)
   Watchers watchers_;
   Watchers closed_;  // kept until nothing of this turn can refer to them any more
-  std::vector<Watcher*> again_;
+  std::deque<Watcher*> again_;
   std::set<std::pair<Clock::time_point, Watcher*>> timers_;
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;  // guards posted_
