@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-budget_a=58500
-budget_b=122500
+budget_a=22500
+budget_b=42500
 few_requests=100
 many_requests=1100
 
