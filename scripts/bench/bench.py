@@ -235,7 +235,11 @@ def table(samples, service, connections):
         f"{'MB':>7}{'start ms':>10}   ours/it: requests/s   CPU    p99",
     ]
     for server, numbers in rows.items():
-        middle = {name: statistics.median(values) for name, values in numbers.items()}
+        middle = {
+            name: statistics.median(values)
+            for name, values in numbers.items()
+            if not isinstance(values[0], str)
+        }
         line = (
             f"{server:18}{middle['requests_per_s']:11.0f} {spread(numbers['requests_per_s']):>5}"
             f"{middle['p50_ms']:9.3f}{middle['p99_ms']:9.3f}"

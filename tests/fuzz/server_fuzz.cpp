@@ -43,7 +43,7 @@ std::uint16_t start_server() {
       exchange.answer([&] { exchange.response.set_content("{}\n", "application/json"); });
     });
   });
-  const int port = server->bind();
+  const int port = server->bind().port;
   server->start();
   return static_cast<std::uint16_t>(port);
 }
