@@ -627,6 +627,12 @@ constexpr Mode kModes[] = {
      [](Peer& p) {
        return p.request() && p.send(chunked_head() + "1;x=") && p.flood(std::string(16384, 'x'));
      }},
+    {"endless-small-chunks", "chunks of one byte with extensions of 4 KiB, at full speed",
+     503, kBadResponse, 0,
+     [](Peer& p) {
+       return p.request() && p.send(chunked_head()) &&
+              p.flood("1;x=" + std::string(4096, 'x') + "\r\n \r\n");
+     }},
     {"endless-trailers", "a right chunked body, then trailers for ever, at full speed",
      503, kBadResponse, 0,
      [](Peer& p) {
