@@ -20,4 +20,4 @@ if [[ $preset == dev ]]; then exec ctest --preset dev -j 2 "$@"; fi
 "${fixed_addresses[@]}" scripts/build.sh "$preset" service-a service-b unit_tests
 "${fixed_addresses[@]}" ctest --preset "$preset" -j 2 --no-tests=ignore -L unit "$@"
 SERVICES=$PWD/build/$preset exec "${fixed_addresses[@]}" \
-  ctest --preset dev -j 2 --no-tests=ignore -LE unit "$@"
+  ctest --preset dev -j 2 --no-tests=ignore -L 'integration|chaos' "$@"
