@@ -46,7 +46,10 @@ bool Watcher::watch(int fd, std::uint32_t events) {
 }
 
 void Watcher::close_fd() {
-  if (fd_ >= 0) ::close(fd_);  // which takes it out of the epoll, too
+  if (fd_ < 0) return;
+  // epoll(7): close alone takes it out only when no process that was forked meanwhile has it, too.
+  epoll_ctl(loop_.epoll_, EPOLL_CTL_DEL, fd_, nullptr);
+  ::close(fd_);
   fd_ = -1;
 }
 
