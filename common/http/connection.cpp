@@ -80,7 +80,6 @@ Loop& PendingExchange::loop() const { return connection.loop(); }
 void PendingExchange::fail(const char* what) noexcept {
   outcome = Outcome::kFailed;
   response = {};
-  response.status = 500;
   try {
     answer_error(response, 500, "internal error");
     note("error", what);

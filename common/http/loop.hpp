@@ -40,7 +40,6 @@ class Watcher {
   /// Takes `fd` over, in place of the one before, and waits for `events`. Returns false for want of
   /// memory in the kernel.
   bool watch(int fd, std::uint32_t events);
-  void close_fd();
   /// kNever: none. Moving it to a later time costs nothing, so it may be done for each request.
   void set_deadline(Clock::time_point deadline);
   /// The end of this object, as soon as the loop has left it; on_ functions are not called any
@@ -53,6 +52,8 @@ class Watcher {
 
  private:
   friend class Loop;
+  void close_fd();
+
   Loop& loop_;
   int fd_ = -1;
   bool closed_ = false;

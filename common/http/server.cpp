@@ -99,8 +99,7 @@ class Server::Listener final : public Watcher {
 
 /// Returns whether there may be another one now.
 bool Server::Listener::accept_one() {
-  const bool full =
-      server_.open_connections_ - server_.surplus_connections_ >= server_.options_.max_connections;
+  const bool full = server_.full();
   if (full && server_.surplus_connections_ >= server_.options_.max_surplus) {
     set_deadline(Clock::now() + kFullPause);  // the next ones wait in the backlog
     return false;
