@@ -1,5 +1,7 @@
 #include "common/json.hpp"
 
+#include <algorithm>
+
 namespace common {
 
 std::string to_body(const nlohmann::json& json) { return json.dump() + "\n"; }
@@ -14,6 +16,8 @@ void answer_error(httplib::Response& response, int status, std::string_view sent
 }
 
 bool is_utf8(const std::string& text) {
+  // Most is ASCII, and need not be written as JSON to be told so.
+  if (std::all_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x80; })) return true;
   try {
     nlohmann::json(text).dump();
     return true;

@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-budget_a=22500
-budget_b=42500
+budget_a=21000
+budget_b=41000
 few_requests=100
 many_requests=1100
 
