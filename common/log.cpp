@@ -26,10 +26,6 @@ constexpr std::size_t kFlushSize = 65'536;
 constexpr std::size_t kMaxWaiting = 8'388'608;
 constexpr std::size_t kMaxEndpoint = 256;
 
-std::string quote(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-}
-
 bool needs_quotes(std::string_view text) {
   return text.empty() || !std::all_of(text.begin(), text.end(), [](char c) {
            return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';
@@ -56,16 +52,23 @@ void append_time(std::string& line, std::chrono::system_clock::time_point time) 
   line += 'Z';
 }
 
-spdlog::level::level_enum to_spdlog(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarn: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-    case LogLevel::kOff: return spdlog::level::off;
+void append_field(std::string& line, LogFormat format, std::string_view key, std::string_view value,
+                  bool number = false) {
+  const bool json = format == LogFormat::kJson;
+  line.append(json ? ",\"" : " ").append(key).append(json ? "\":" : "=");
+  if (!number && needs_quotes(value)) {
+    line += nlohmann::json(value).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  } else {
+    const std::string_view mark = json && !number ? "\"" : "";
+    line.append(mark).append(value).append(mark);
   }
-  return spdlog::level::off;
 }
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  return static_cast<spdlog::level::level_enum>(level);
+}
+static_assert(static_cast<int>(LogLevel::kDebug) == spdlog::level::debug &&
+              static_cast<int>(LogLevel::kOff) == spdlog::level::off);
 
 }  // namespace
 
@@ -88,26 +91,10 @@ std::string format_line(LogFormat format, std::chrono::system_clock::time_point 
   line.reserve(320);
   line += json ? "{\"time\":\"" : "time=";
   append_time(line, time);
-  const auto begin_field = [&](std::string_view key) {
-    line += json ? ",\"" : " ";
-    line += key;
-    line += json ? "\":" : "=";
-  };
   if (json) line += '"';
-  begin_field("level");
-  (json ? line += '"' : line) += to_word(level);
-  if (json) line += '"';
-  begin_field("service");
-  (json ? line += '"' : line) += service;
-  if (json) line += '"';
-  for (const auto& [key, value, number] : fields) {
-    begin_field(key);
-    if (json ? !number : needs_quotes(value)) {
-      line += quote(value);
-    } else {
-      line += value;
-    }
-  }
+  append_field(line, format, "level", to_word(level));
+  append_field(line, format, "service", service);
+  for (const auto& [key, value, number] : fields) append_field(line, format, key, value, number);
   if (json) line += '}';
   return line;
 }

@@ -14,7 +14,7 @@ class logger;
 
 namespace common {
 
-enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
+enum class LogLevel { kDebug = 1, kInfo, kWarn, kError, kOff = 6 };  ///< numbered as spdlog does it
 enum class LogFormat { kLogfmt, kJson };
 
 std::string_view to_word(LogLevel level);

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <optional>
 #include <system_error>
+#include <thread>
+#include <utility>
 
 #include "common/http/resolver.hpp"
 #include "common/http/response_message.hpp"
@@ -46,9 +48,7 @@ struct Client::Call {
 class Client::Pool {
  public:
   explicit Pool(Client& client)
-      : client_(client),
-        literal_(resolve_literal(client.url_.host, client.url_.port)),
-        resolver_(client.url_.host, client.url_.port) {
+      : client_(client), literal_(resolve_literal(client.url_.host, client.url_.port)) {
     idle_.reserve(options().max_calls);
   }
   const ClientOptions& options() const { return client_.options_; }
@@ -66,8 +66,7 @@ class Client::Pool {
   void resolve(Connection& connection);
 
  private:
-  Clock::time_point last_deadline() const;  // of those that wait for the look-up
-  void look_up();
+  void look_up(Loop& loop);
   void looked_up(const Resolution& found);
 
   Client& client_;
@@ -75,7 +74,7 @@ class Client::Pool {
   std::vector<Connection*> idle_;     // newest last; never needs memory
   std::vector<Connection*> waiting_;  // for the look-up
   bool looking_up_ = false;
-  Resolver resolver_;
+  std::jthread look_up_;
 };
 
 /// One connection to the peer: connects, carries a call, waits for the next one.
@@ -96,7 +95,6 @@ class Client::Connection final : public Watcher {
     pool_.forget(*this);
     close();
   }
-  Clock::time_point call_deadline() const { return call_.deadline; }
 
  private:
   enum class State { kResolving, kConnecting, kSending, kReceiving, kIdle };
@@ -143,10 +141,16 @@ void Client::Connection::begin(Call call) {
 }
 
 void Client::Connection::on_resolved(const Resolution& found) {
-  state_ = State::kConnecting;
-  addresses_.assign(found.addresses.rbegin(), found.addresses.rend());
-  last_failure_ = {CallError::kDnsFailure, found.error};
-  connect_next();
+  guarded([&] {
+    // The call that had the look-up begun has no time left now, but this one may have.
+    if (found.timed_out) {
+      return Clock::now() < call_.deadline ? pool_.resolve(*this) : on_deadline();
+    }
+    state_ = State::kConnecting;
+    addresses_.assign(found.addresses.rbegin(), found.addresses.rend());
+    last_failure_ = {CallError::kDnsFailure, found.error};
+    connect_next();
+  });
 }
 
 void Client::Connection::connect_next() {
@@ -314,31 +318,29 @@ Client::Connection* Client::Pool::take_idle() {
 void Client::Pool::resolve(Connection& connection) {
   if (literal_) return connection.on_resolved(*literal_);
   waiting_.push_back(&connection);
-  if (!looking_up_) look_up();
+  if (!looking_up_) look_up(connection.loop());
 }
 
-Clock::time_point Client::Pool::last_deadline() const {
-  Clock::time_point last{};
-  for (const auto* const each : waiting_) last = std::max(last, each->call_deadline());
-  return last;
-}
-
-void Client::Pool::look_up() {
-  resolver_.start(waiting_.front()->loop(), last_deadline(),
-                  [this](const Resolution& found) { looked_up(found); });
+/// On a thread, for it waits; the one before has ended by now, or is about to. With a whole budget,
+/// whoever had it begun: for those that come to wait as well.
+void Client::Pool::look_up(Loop& loop) {
+  const auto deadline = Clock::now() + options().budget;
+  look_up_ = std::jthread([this, &loop, deadline, &url = client_.url_] {
+    for (;;) {
+      try {
+        return loop.post(
+            [this, found = http::resolve(url.host, url.port, deadline)] { looked_up(found); });
+      } catch (const std::bad_alloc&) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));  // they wait to be told
+      }
+    }
+  });
   looking_up_ = true;
 }
 
 void Client::Pool::looked_up(const Resolution& found) {
   looking_up_ = false;
-  // The call that had it begun has no time left now, but those that came later have.
-  if (found.timed_out) {
-    if (last_deadline() > Clock::now()) look_up();
-    return;
-  }
-  std::vector<Connection*> waiting;
-  waiting.swap(waiting_);
-  for (auto* const each : waiting) each->on_resolved(found);
+  for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
 }
 
 // --- the client

@@ -9,7 +9,6 @@
 #include <array>
 #include <cstring>
 #include <memory>
-#include <utility>
 
 namespace common::http {
 namespace {
@@ -28,12 +27,17 @@ void on_answer(void* argument, int status, int, ares_addrinfo* found) {
     lookup.result.error = ares_strerror(status);
     return;
   }
-  for (const ares_addrinfo_node* node = found->nodes; node != nullptr; node = node->ai_next) {
-    auto& address = lookup.result.addresses.emplace_back();
-    address.size = static_cast<socklen_t>(node->ai_addrlen);
-    std::memcpy(&address.storage, node->ai_addr, address.size);
+  const std::unique_ptr<ares_addrinfo, decltype(&ares_freeaddrinfo)> owner(found,
+                                                                           &ares_freeaddrinfo);
+  try {
+    for (const ares_addrinfo_node* node = found->nodes; node != nullptr; node = node->ai_next) {
+      auto& address = lookup.result.addresses.emplace_back();
+      address.size = static_cast<socklen_t>(node->ai_addrlen);
+      std::memcpy(&address.storage, node->ai_addr, address.size);
+    }
+  } catch (const std::bad_alloc&) {
+    lookup.result.error = "no memory";  // nothing may be thrown through c-ares
   }
-  ares_freeaddrinfo(found);
 }
 
 // One round of waiting for the name servers, no longer than c-ares or the deadline allow.
@@ -115,39 +119,6 @@ Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_poin
   while (!lookup.done && Clock::now() < deadline) wait_for_servers(channel, deadline);
   if (!lookup.done) owner.reset();  // ends in on_answer
   return lookup.result;
-}
-
-Resolver::~Resolver() {
-  {
-    const std::lock_guard lock(mutex_);
-    ended_ = true;
-  }
-  changed_.notify_one();
-  if (thread_.joinable()) thread_.join();
-}
-
-void Resolver::start(Loop& loop, Clock::time_point deadline,
-                     std::function<void(const Resolution&)> done) {
-  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
-  {
-    const std::lock_guard lock(mutex_);
-    task_ = [this, &loop, deadline, done = std::move(done)] {
-      loop.post([done, found = resolve(host_, port_, deadline)] { done(found); });
-    };
-  }
-  changed_.notify_one();
-}
-
-void Resolver::run() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return ended_ || task_; });
-    if (ended_) return;
-    const auto task = std::exchange(task_, nullptr);
-    lock.unlock();
-    task();
-    lock.lock();
-  }
 }
 
 }  // namespace common::http

@@ -3,13 +3,9 @@
 #include <sys/socket.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "common/http/loop.hpp"
@@ -36,27 +32,5 @@ std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t
 /// of its own.
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
                    const std::string& servers = {});
-
-/// Looks one name up for a loop, on a thread of its own that waits for the next time.
-class Resolver {
- public:
-  Resolver(std::string host, std::uint16_t port) : host_(std::move(host)), port_(port) {}
-  ~Resolver();
-
-  /// Has `done` called on the loop's thread, once, at the latest soon after `deadline`. REQUIRES:
-  /// the last time is over. Throws std::system_error where there can be no thread.
-  void start(Loop& loop, Clock::time_point deadline, std::function<void(const Resolution&)> done);
-
- private:
-  void run();
-
-  const std::string host_;
-  const std::uint16_t port_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::function<void()> task_;  // empty: none
-  bool ended_ = false;
-  std::thread thread_;
-};
 
 }  // namespace common::http
