@@ -19,7 +19,7 @@ struct SocketAddress {
 
 struct Resolution {
   std::vector<SocketAddress> addresses;  ///< in the order in which to try them
-  bool timed_out = false;                ///< the deadline passed before there was an answer
+  bool timed_out = false;                ///< nobody answered in time
   std::string error;                     ///< why there are none, otherwise
 };
 

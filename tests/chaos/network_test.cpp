@@ -1,7 +1,12 @@
 #include "chaos/network.hpp"
 
+#include <atomic>
+#include <future>
+#include <thread>
+
 #include "chaos/expectations.hpp"
 #include "support/eventually.hpp"
+#include "support/name_server.hpp"
 
 namespace tests::chaos {
 namespace {
@@ -174,6 +179,33 @@ TEST_F(NetworkFault, AResolverThatIsNotThereIsADnsFailure) {
   auto b = start_b(url_of("service-a.test", 8080));
   const auto tally = call(b, {"dns_failure"}, 50);
   report(tally.summary());
+  EXPECT_EQ(b.stop(), 0);
+}
+
+// Calls of one loop share a look-up. When it ends without an answer, that is the end of the call
+// that had it begun, but not of those that came later.
+TEST_F(NetworkFault, ALookUpThatNobodyAnsweredIsMadeAgainForLaterCalls) {
+  std::atomic<bool> speaks = false;
+  const NameServer server(
+      [&](const std::string& query) {
+        return speaks ? address_answer(query, Network::kAddressA) : std::string();
+      },
+      53);
+  network_->set_etc("b", "resolv.conf", "nameserver 127.0.0.1\n");
+  auto a = start_a();
+  auto b = start_b(url_of("service-a.test", a.port()));
+
+  auto early = std::async(std::launch::async, [&] { return get(b.port(), "/call-echo?msg=one"); });
+  ASSERT_TRUE(eventually([&] { return server.queries() > 0; }));
+  std::this_thread::sleep_for(milliseconds(600));  // of the 1 s that it has
+  std::vector<std::future<Result>> later;          // so many that each loop has one
+  for (int i = 0; i < 8; ++i) {
+    later.push_back(
+        std::async(std::launch::async, [&] { return get(b.port(), "/call-echo?msg=one"); }));
+  }
+  EXPECT_EQ(early.get().status(), 503);
+  speaks = true;
+  for (auto& each : later) EXPECT_EQ(each.get().status(), 200);
   EXPECT_EQ(b.stop(), 0);
 }
 

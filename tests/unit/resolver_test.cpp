@@ -3,90 +3,20 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
 
 #include <array>
-#include <atomic>
-#include <functional>
 #include <string>
-#include <thread>
 
-#include "support/posix.hpp"
+#include "support/name_server.hpp"
 
 namespace common::http {
 namespace {
 
 using namespace std::chrono_literals;
-using Clock = std::chrono::steady_clock;
-
-/// A UDP name server on the loopback that answers what `make_answer` makes of a query; nothing
-/// where that is empty.
-class NameServer {
- public:
-  using MakeAnswer = std::function<std::string(const std::string& query)>;
-
-  explicit NameServer(MakeAnswer make_answer)
-      : make_answer_(std::move(make_answer)),
-        fd_(tests::check(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket")),
-        stop_(tests::check(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    auto* any = reinterpret_cast<sockaddr*>(&address);
-    tests::check(::bind(fd_.get(), any, sizeof address), "bind");
-    socklen_t size = sizeof address;
-    tests::check(::getsockname(fd_.get(), any, &size), "getsockname");
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~NameServer() {
-    ::eventfd_write(stop_.get(), 1);
-    thread_.join();
-  }
-
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
-  int queries() const { return queries_; }
-
- private:
-  void serve() {
-    std::array<pollfd, 2> polled{{{fd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
-    while (::poll(polled.data(), polled.size(), -1) >= 0 && polled[1].revents == 0) {
-      std::array<char, 2048> buffer{};
-      sockaddr_storage from{};
-      socklen_t size = sizeof from;
-      auto* peer = reinterpret_cast<sockaddr*>(&from);
-      const auto count = ::recvfrom(fd_.get(), buffer.data(), buffer.size(), 0, peer, &size);
-      if (count < 12) continue;
-      ++queries_;
-      const auto answer = make_answer_(std::string(buffer.data(), static_cast<std::size_t>(count)));
-      if (!answer.empty()) ::sendto(fd_.get(), answer.data(), answer.size(), 0, peer, size);
-    }
-  }
-
-  const MakeAnswer make_answer_;
-  tests::UniqueFd fd_;
-  tests::UniqueFd stop_;
-  std::uint16_t port_ = 0;
-  std::atomic<int> queries_ = 0;
-  std::thread thread_;
-};
-
-// The query's header and question, turned into an answer with this code and so many records (RFC
-// 1035, section 4.1).
-std::string answer_to(const std::string& query, char code, int records) {
-  std::string out = query.substr(0, query.find('\0', 12) + 5);
-  out[2] = static_cast<char>(0x81);
-  out[3] = static_cast<char>(0x80 | code);
-  out.replace(4, 8, std::string("\0\1\0", 3) + static_cast<char>(records) + std::string(4, '\0'));
-  return out;
-}
+using tests::NameServer;
 
 std::string loopback_address(const std::string& query) {
-  const auto type = query[query.find('\0', 12) + 2];
-  if (type != 1) return answer_to(query, 0, 0);  // AAAA: none
-  return answer_to(query, 0, 1) + std::string("\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\2", 16);
+  return tests::address_answer(query, "127.0.0.2");
 }
 
 struct Timed {
@@ -163,7 +93,7 @@ TEST(Resolve, ADeadlineThatHasPassedEndsAtOnce) {
 }
 
 TEST(Resolve, AnUnknownNameIsAnErrorAtOnce) {
-  const NameServer server([](const std::string& query) { return answer_to(query, 3, 0); });
+  const NameServer server([](const std::string& query) { return tests::answer_to(query, 3, 0); });
   const auto [found, elapsed] = resolve_within(10s, kName, server.address());
   EXPECT_TRUE(found.addresses.empty());
   EXPECT_FALSE(found.timed_out);
@@ -172,7 +102,7 @@ TEST(Resolve, AnUnknownNameIsAnErrorAtOnce) {
 }
 
 TEST(Resolve, ANameServerThatFailsIsAnErrorOrTheDeadline) {
-  const NameServer server([](const std::string& query) { return answer_to(query, 2, 0); });
+  const NameServer server([](const std::string& query) { return tests::answer_to(query, 2, 0); });
   const auto [found, elapsed] = resolve_within(1s, kName, server.address());
   EXPECT_TRUE(found.addresses.empty());
   EXPECT_TRUE(found.timed_out || !found.error.empty());
