@@ -16,7 +16,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t kReadSize = 16'384;     // bytes taken from a socket at once
-constexpr std::size_t kMaxUnsent = 65'536;    // no further request is answered above that
 constexpr std::size_t kMaxLinger = 1u << 24;  // bytes thrown away after a refusal
 constexpr int kMaxWork = 4;                   // reads and answers before the others have their turn
 // For the first request of a connection that was accepted before the stop.
@@ -135,7 +134,7 @@ void Connection::advance(const Refusal* refusal) {
 void Connection::answer_and_receive() {
   for (int work = 0;; ++work) {
     if (broken_ || !flush()) return;
-    while (out_.size() < kMaxUnsent && work < kMaxWork && answer_next()) ++work;
+    while (work < kMaxWork && answer_next()) ++work;
     if (!out_.empty()) continue;
     if (exchange_) return set_deadline(kNever);
     if (closing_ && !shut_) {

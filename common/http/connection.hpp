@@ -17,7 +17,7 @@ struct Refusal;
 
 /// One client of a Server, from accept to close: frames requests, one at a time, has them answered
 /// in their order, and keeps the deadlines. Whatever the client does, all that it can cost is
-/// memory, and no more of that than one head, one answer and 64 KiB of further answers.
+/// memory, and no more of that than one head, one read and four answers.
 class Connection final : public Watcher {
  public:
   /// `surplus`: above the limit, and only told so.

@@ -291,8 +291,8 @@ TEST_P(EitherService, AnswersQuicklyBeside50ThatNeverRead) {
   print_figure("/health p99 beside 50 that never read", in_ms(p99), "ms", "50 ms");
   print_figure("memory for each that never reads", static_cast<double>(most - before) / 50, "KiB");
   EXPECT_LT(p99, fair(50ms));
-  // What is not sent is bounded by 64 KiB and one answer, what is not read by 16 KiB and a head;
-  // a string may hold twice that.
+  // What is not sent is bounded by four answers, what is not read by 16 KiB and a head; a string
+  // may hold twice that.
   if (!kSanitized) {
     EXPECT_LT(most - before, 50 * 300);
   }
