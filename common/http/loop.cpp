@@ -31,9 +31,12 @@ class Timer final : public Watcher {
 
 }  // namespace
 
+Watcher::Watcher(Loop& loop) : loop_(loop) { loop_.timers_.emplace(armed_, this); }
+
 Watcher::~Watcher() {
   close_fd();
-  if (armed_ != kNever) loop_.timers_.erase({armed_, this});
+  loop_.timers_.erase({armed_, this});
+  if (waits_its_turn()) loop_.again_.remove(this);
 }
 
 bool Watcher::watch(int fd, std::uint32_t events) {
@@ -55,18 +58,23 @@ void Watcher::close_fd() {
 
 void Watcher::set_deadline(Clock::time_point deadline) {
   deadline_ = deadline;
-  if (deadline >= armed_ || closed_) return;
-  if (armed_ != kNever) loop_.timers_.erase({armed_, this});
-  armed_ = deadline;
-  loop_.timers_.emplace(deadline, this);
+  if (deadline < armed_ && !closed_) arm(deadline);
+}
+
+// Moves its node, which needs no memory.
+void Watcher::arm(Clock::time_point when) {
+  auto node = loop_.timers_.extract({armed_, this});
+  armed_ = when;
+  node.value().first = when;
+  loop_.timers_.insert(std::move(node));
 }
 
 void Watcher::close() {
   if (closed_) return;
   closed_ = true;
   close_fd();
-  if (armed_ != kNever) loop_.timers_.erase({std::exchange(armed_, kNever), this});
-  std::erase(loop_.again_, this);
+  arm(kNever);
+  if (waits_its_turn()) loop_.again_.remove(this);
   loop_.closed_.splice(loop_.closed_.end(), loop_.watchers_, self_);
 }
 
@@ -103,8 +111,7 @@ void Loop::run() {
     fire_timers();
     if (!again_.empty()) {
       auto& watcher = *again_.front();
-      again_.pop_front();
-      watcher.again_ = false;
+      watcher.turn_.splice(watcher.turn_.begin(), again_, again_.begin());
       watcher.on_events(0);
     }
     closed_.clear();
@@ -113,30 +120,29 @@ void Loop::run() {
 
 int Loop::timeout() const {
   if (!again_.empty()) return 0;
-  if (timers_.empty()) return -1;
+  if (timers_.empty() || timers_.begin()->first == kNever) return -1;
   const auto left =
       std::chrono::ceil<std::chrono::milliseconds>(timers_.begin()->first - Clock::now());
   return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
 }
 
 void Loop::fire_timers() {
-  if (timers_.empty()) return;
+  if (timers_.empty() || timers_.begin()->first == kNever) return;
   const auto now = Clock::now();
   while (!timers_.empty() && timers_.begin()->first <= now) {
     auto& watcher = *timers_.begin()->second;
-    timers_.erase(timers_.begin());
-    watcher.armed_ = kNever;
-    if (watcher.deadline_ <= now) {
-      watcher.deadline_ = kNever;
-      watcher.on_deadline();
-    } else {
-      watcher.set_deadline(watcher.deadline_);
+    if (watcher.deadline_ > now) {
+      watcher.arm(watcher.deadline_);
+      continue;
     }
+    watcher.deadline_ = kNever;
+    watcher.arm(kNever);
+    watcher.on_deadline();
   }
 }
 
 void Loop::again(Watcher& watcher) {
-  if (!std::exchange(watcher.again_, true)) again_.push_back(&watcher);
+  again_.splice(again_.end(), watcher.turn_);  // nothing, if it waits already
 }
 
 void Loop::stop() {

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -24,7 +23,7 @@ class Loop;
 /// Belongs to its loop, from emplace() to close(), and is used on the loop's thread only.
 class Watcher {
  public:
-  explicit Watcher(Loop& loop) : loop_(loop) {}
+  explicit Watcher(Loop& loop);
   virtual ~Watcher();
   Watcher(const Watcher&) = delete;
   Watcher& operator=(const Watcher&) = delete;
@@ -36,28 +35,31 @@ class Watcher {
   /// The process shall end soon. Must not throw.
   virtual void on_drain() {}
 
+  Loop& loop() const { return loop_; }
+
  protected:
   /// Takes `fd` over, in place of the one before, and waits for `events`. Returns false for want of
   /// memory in the kernel.
   bool watch(int fd, std::uint32_t events);
   /// kNever: none. Moving it to a later time costs nothing, so it may be done for each request.
+  /// Does not throw, nor does Loop::again().
   void set_deadline(Clock::time_point deadline);
   /// The end of this object, as soon as the loop has left it; on_ functions are not called any
   /// more.
   void close();
 
   int fd() const { return fd_; }
-  bool waits_its_turn() const { return again_; }  // after Loop::again()
-  Loop& loop() const { return loop_; }
+  bool waits_its_turn() const { return turn_.empty(); }  // after Loop::again()
 
  private:
   friend class Loop;
   void close_fd();
+  void arm(Clock::time_point when);
 
   Loop& loop_;
   int fd_ = -1;
   bool closed_ = false;
-  bool again_ = false;  // is in the loop's list
+  std::list<Watcher*> turn_{this};  // empty while it is in the loop's
   Clock::time_point deadline_ = kNever;
   Clock::time_point armed_ = kNever;  // when the loop looks at deadline_
   std::list<std::unique_ptr<Watcher>>::iterator self_;
@@ -86,8 +88,8 @@ class Loop {
   /// Makes a watcher, whose constructor must not set a deadline yet.
   template <typename Kind, typename... Arguments>
   Kind& emplace(Arguments&&... arguments) {
-    Watchers made;
-    made.push_back(std::make_unique<Kind>(*this, std::forward<Arguments>(arguments)...));
+    Watchers made(1);
+    made.front() = std::make_unique<Kind>(*this, std::forward<Arguments>(arguments)...);
     watchers_.splice(watchers_.begin(), made);
     watchers_.front()->self_ = watchers_.begin();
     return static_cast<Kind&>(*watchers_.front());
@@ -112,8 +114,8 @@ class Loop {
   int wake_ = -1;  // eventfd(2)
   Watchers watchers_;
   Watchers closed_;  // kept until nothing of this turn can refer to them any more
-  std::deque<Watcher*> again_;
-  std::set<std::pair<Clock::time_point, Watcher*>> timers_;
+  std::list<Watcher*> again_;
+  std::set<std::pair<Clock::time_point, Watcher*>> timers_;  // of all watchers
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;  // guards posted_
   std::vector<std::function<void()>> posted_;
