@@ -135,8 +135,10 @@ void Metrics::upstream_call(std::string_view error_type, std::chrono::nanosecond
 }
 
 std::string Metrics::text() {
-  const std::lock_guard lock(mutex_);
-  cpu_seconds_.Increment(cpu_seconds() - cpu_seconds_.Value());
+  {
+    const std::lock_guard lock(mutex_);
+    cpu_seconds_.Increment(cpu_seconds() - cpu_seconds_.Value());
+  }
   for (const auto& [gauge, value] : gauges_) gauge->Set(value());
   return prometheus::TextSerializer().Serialize(registry_.Collect());
 }

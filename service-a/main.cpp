@@ -1,7 +1,9 @@
+#include <iostream>
+
 #include "common/service.hpp"
 #include "service-a/routes.hpp"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   service_a::Options options;
   common::OptionParser parser("service-a", "Service A: answers /echo?msg=hello.", options);
   parser.add_duration("--delay", options.delay, common::Duration(0),
@@ -15,4 +17,7 @@ int main(int argc, char** argv) {
   if (!warning.empty()) service.log().event(common::LogLevel::kWarn, warning);
   service_a::add_routes(service.server(), options);
   return service.run({{"delay", common::to_text(options.delay)}});
+} catch (const std::exception& error) {  // such as no files or threads left
+  std::cerr << "service-a: cannot run: " << error.what() << "\n";
+  return 1;
 }

@@ -1,7 +1,9 @@
+#include <iostream>
+
 #include "common/service.hpp"
 #include "service-b/routes.hpp"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   service_b::Options options;
   common::OptionParser parser("service-b", "Service B: answers /call-echo by calling Service A.",
                               options);
@@ -23,4 +25,7 @@ int main(int argc, char** argv) {
   return service.run({{"service_a_url", options.service_a_url},
                       {"timeout", common::to_text(options.timeout)},
                       {"max_upstream_calls", std::to_string(options.max_upstream_calls), true}});
+} catch (const std::exception& error) {  // such as no files or threads left
+  std::cerr << "service-b: cannot run: " << error.what() << "\n";
+  return 1;
 }

@@ -256,6 +256,13 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
   EXPECT_EQ(get(first.port(), "/health").status(), 200);
 }
 
+TEST_P(Configuration, TooFewFilesToRunIsExitCode1) {
+  const auto result = run(binary, {"--port=0"}, {.max_open_files = 5});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(result.err, GetParam() + ": cannot run: epoll: Too many open files\n");
+}
+
 TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {
   for (const std::string host : {"192.0.2.1", "no-such-host.invalid"}) {
     const auto result = run(binary, {"--host=" + host, "--port=0"});
