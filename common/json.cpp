@@ -2,17 +2,13 @@
 
 #include <algorithm>
 
-namespace common {
+#include "common/http/server.hpp"
 
-std::string to_body(const nlohmann::json& json) { return json.dump() + "\n"; }
+namespace common {
 
 void answer_json(httplib::Response& response, int status, const nlohmann::json& json) {
   response.status = status;
-  response.set_content(to_body(json), "application/json");
-}
-
-void answer_error(httplib::Response& response, int status, std::string_view sentence) {
-  answer_json(response, status, {{"error", sentence}});
+  response.set_content(json.dump() + "\n", "application/json");
 }
 
 bool is_utf8(const std::string& text) {
@@ -29,7 +25,7 @@ bool is_utf8(const std::string& text) {
 bool read_msg(const httplib::Request& request, httplib::Response& response, std::string& msg) {
   msg = request.get_param_value("msg");
   if (is_utf8(msg)) return true;
-  answer_error(response, 400, "msg is not valid UTF-8");
+  http::answer_error(response, 400, "msg is not valid UTF-8");
   return false;
 }
 

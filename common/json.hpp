@@ -4,18 +4,12 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 
 namespace common {
 
-/// Compact, keys sorted, raw UTF-8, one trailing newline. REQUIRES: strings are valid UTF-8.
-std::string to_body(const nlohmann::json& json);
-
-/// Makes `response` a JSON answer.
+/// Makes `response` a JSON answer: compact, keys sorted, raw UTF-8, one trailing newline. REQUIRES:
+/// strings are valid UTF-8.
 void answer_json(httplib::Response& response, int status, const nlohmann::json& json);
-
-/// The shape of every error: {"error":"<one sentence>"}.
-void answer_error(httplib::Response& response, int status, std::string_view sentence);
 
 /// Well-formed as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool is_utf8(const std::string& text);

@@ -132,13 +132,16 @@ LogLevel level_of(const http::Exchange& exchange) {
 class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   Sink() : writer_([this] { run(); }) {}
-  ~Sink() override {
+  ~Sink() override { end(); }
+
+  /// Returns when all that was logged before is written, or given up.
+  void end() {
     {
       const std::lock_guard lock(mutex_);
       ended_ = true;
     }
-    wake_.notify_all();
-    writer_.join();
+    wake_.notify_one();
+    if (writer_.joinable()) writer_.join();
   }
 
   /// How many lines were dropped, once there is room again; then counts anew.
@@ -146,14 +149,6 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
     if (dropped_ == 0) return 0;
     const std::lock_guard lock(mutex_);
     return waiting_.empty() ? dropped_.exchange(0) : 0;
-  }
-
-  void write_out() {
-    std::unique_lock lock(mutex_);
-    const auto wanted = added_;
-    hurry_ = true;
-    wake_.notify_all();
-    written_changed_.wait_for(lock, kLastWords, [&] { return written_ >= wanted; });
   }
 
  private:
@@ -165,7 +160,6 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
     const bool first = waiting_.empty();
     waiting_.append(message.payload.data(), message.payload.size());
     waiting_ += '\n';
-    ++added_;
     const bool many = waiting_.size() > kFlushSize && !hurry_;
     hurry_ = hurry_ || many;
     if (first || many) wake_.notify_one();
@@ -181,15 +175,12 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
       hurry_ = false;
       writing.clear();
       writing.swap(waiting_);
-      const auto upto = added_;
       const bool last = ended_;
       lock.unlock();
       write_to_stdout(writing);
       if (writing.capacity() > 4 * kFlushSize) std::string().swap(writing);
       lock.lock();
-      written_ = upto;
-      written_changed_.notify_all();
-      if (last && waiting_.empty()) return;
+      if (last) return;
     }
   }
 
@@ -213,13 +204,10 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
   }
 
   std::string waiting_;
-  std::uint64_t added_ = 0;
-  std::uint64_t written_ = 0;
   std::atomic<std::uint64_t> dropped_{0};
   bool hurry_ = false;
   std::atomic<bool> ended_{false};
   std::condition_variable wake_;
-  std::condition_variable written_changed_;
   std::thread writer_;
 };
 
@@ -250,6 +238,6 @@ void Log::write(LogLevel level, const std::vector<LogField>& fields) {
   logger_->log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
 }
 
-void Log::flush() { sink_->write_out(); }
+void Log::end() { sink_->end(); }
 
 }  // namespace common

@@ -37,9 +37,9 @@ std::vector<LogField> request_fields(const http::Exchange& exchange);
 LogLevel level_of(const http::Exchange& exchange);
 
 /// The log of a service: lines on stdout, written by a thread of their own, at the latest 100 ms
-/// after they were made. Where stdout takes nothing any more the services go on: lines above 8 MiB
-/// are dropped, counted, and the count is logged when stdout is back. The destructor writes out all
-/// that is left. Thread-safe.
+/// after they were made. Where stdout takes nothing any more the services go on: while 8 MiB wait,
+/// lines are dropped, counted, and the count is logged when stdout is back. The destructor writes
+/// out all that is left, for a second if stdout takes nothing. Thread-safe.
 class Log {
  public:
   Log(std::string service, LogLevel level, LogFormat format);
@@ -48,8 +48,8 @@ class Log {
   void request(const http::Exchange& exchange);
   void event(LogLevel level, std::string_view msg, std::vector<LogField> fields = {});
 
-  /// Returns when all that was logged before is written, or after a second.
-  void flush();
+  /// What the destructor does, where it cannot be called: what is logged later is lost.
+  void end();
 
  private:
   class Sink;

@@ -36,7 +36,7 @@ std::string to_text(Duration duration) {
 
 OptionParser::OptionParser(const std::string& service, const std::string& description,
                            Options& options)
-    : service_(service), app_(description, service) {
+    : app_(description, service) {
   app_.set_version_flag("--version", service + " " + PROJECT_VERSION);
   app_.get_formatter()->column_width(34);  // two spaces behind each name that fits, for help2man
   app_.footer(
@@ -73,14 +73,14 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
                "How long requests under way may take after that");
 }
 
-CLI::Option* OptionParser::add(const std::string& flag, const std::string& shown_default,
-                               const std::string& help, const std::string& accepted,
-                               std::function<bool(const std::string&)> take) {
+void OptionParser::add(const std::string& flag, const std::string& shown_default,
+                       const std::string& help, const std::string& accepted,
+                       std::function<bool(const std::string&)> take) {
   accepted_[flag] = accepted;
   const auto check = [take = std::move(take), accepted](const std::string& text) {
     return take(text) ? std::string() : "'" + text + "' is not accepted, give " + accepted;
   };
-  return app_.add_option(flag, help)
+  app_.add_option(flag, help)
       ->envname(environment_name(flag))
       ->default_str(shown_default)
       ->type_name("")
@@ -129,8 +129,8 @@ std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
     const std::string argument = argv[i];
     const auto found = accepted_.find(argument.substr(0, argument.size() - 1));
     if (!argument.ends_with('=') || found == accepted_.end()) continue;
-    std::cerr << service_ << ": " << found->first << ": '' is not accepted, give " << found->second
-              << "\n";
+    std::cerr << app_.get_name() << ": " << found->first << ": '' is not accepted, give "
+              << found->second << "\n";
     return 2;
   }
   try {
@@ -142,7 +142,7 @@ std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     std::string line = error.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
-    std::cerr << service_ << ": " << line << "\n";
+    std::cerr << app_.get_name() << ": " << line << "\n";
     return 2;
   }
 }

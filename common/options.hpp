@@ -48,11 +48,9 @@ class OptionParser {
   std::optional<int> parse(int argc, const char* const* argv);
 
  private:
-  CLI::Option* add(const std::string& flag, const std::string& shown_default,
-                   const std::string& help, const std::string& accepted,
-                   std::function<bool(const std::string&)> take);
+  void add(const std::string& flag, const std::string& shown_default, const std::string& help,
+           const std::string& accepted, std::function<bool(const std::string&)> take);
 
-  std::string service_;
   CLI::App app_;
   std::map<std::string, std::string> accepted_;  // what each flag takes, in words
 };

@@ -17,17 +17,16 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int kOwnFiles = 16;        // stdio, epoll, eventfds, the listener, /proc for /metrics
+// stdio, epoll, eventfds, the listener, the manager's socket, /proc for /metrics, name servers.
+constexpr int kOwnFiles = 24;
 constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add switches
 
 http::ServerOptions server_options(const Options& options) {
-  http::ServerOptions out;
-  out.host = options.host;
-  out.port = options.port;
-  out.threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads);
-  out.max_connections = static_cast<std::size_t>(options.max_connections);
-  out.max_surplus = static_cast<std::size_t>(options.max_surplus);
-  return out;
+  return {.host = options.host,
+          .port = options.port,
+          .threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads),
+          .max_connections = static_cast<std::size_t>(options.max_connections),
+          .max_surplus = static_cast<std::size_t>(options.max_surplus)};
 }
 
 sigset_t stop_signals() {
@@ -55,7 +54,7 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     const rlimit raised{limit.rlim_max, limit.rlim_max};
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
-  // Beside the connections of the calls there are as many idle ones, in other threads.
+  // Beside the connections of the calls there are idle ones, of other threads: about as many.
   const auto wanted =
       kOwnFiles + options.max_surplus + options.max_connections + 2 * upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
@@ -119,7 +118,7 @@ Service::Service(const std::string& name, const Options& options)
 int Service::run(const std::vector<LogField>& configuration) {
   std::string place = "the service manager's socket";
   http::BaseUrl address;
-  for (const auto route : server_.routes()) metrics_.expect_request(route, 200);
+  for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
   try {
     const int inherited = systemd::inherited_socket();
     if (inherited < 0) place = options_.host + ":" + std::to_string(options_.port);
@@ -175,7 +174,7 @@ void Service::drain() {
     return;
   }
   log_.event(LogLevel::kWarn, "stopped, requests were cut off at the drain timeout");
-  log_.flush();
+  log_.end();
   _exit(0);  // handlers may still run: nothing they use may be destroyed
 }
 

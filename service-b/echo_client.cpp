@@ -20,20 +20,14 @@ std::string echo_target(const std::string& msg) {
   return "/echo?msg=" + common::http::percent_encode(msg);
 }
 
-common::http::ClientOptions client_options(const Options& options) {
-  common::http::ClientOptions out;
-  out.budget = options.timeout;
-  out.max_calls = static_cast<std::size_t>(options.max_upstream_calls);
-  out.user_agent = "service-b";
-  return out;
-}
-
 }  // namespace
 
 EchoClient::EchoClient(const Options& options, std::size_t loops)
     : timeout_(common::to_text(options.timeout)),
-      client_(common::http::parse_base_url(options.service_a_url), client_options(options), loops) {
-}
+      client_(common::http::parse_base_url(options.service_a_url),
+              {.budget = options.timeout,
+               .max_calls = static_cast<std::size_t>(options.max_upstream_calls)},
+              loops) {}
 
 bool EchoClient::fits(const std::string& msg) {
   constexpr std::string_view kAroundTarget = "GET  HTTP/1.1";
@@ -43,9 +37,10 @@ bool EchoClient::fits(const std::string& msg) {
 void EchoClient::echo(common::http::Loop& loop, const std::string& msg,
                       const std::string& request_id, const common::http::TraceContext& trace,
                       std::function<void(Answer)> done) {
-  httplib::Headers headers{{"X-Request-ID", request_id}, {"traceparent", trace.traceparent()}};
-  if (!trace.state.empty()) headers.emplace("tracestate", trace.state);
-  client_.get(loop, echo_target(msg), headers,
+  auto fields = "User-Agent: service-b\r\nX-Request-ID: " + request_id +
+                "\r\ntraceparent: " + trace.traceparent() + "\r\n";
+  if (!trace.state.empty()) fields += "tracestate: " + trace.state + "\r\n";
+  client_.get(loop, echo_target(msg), fields,
               [this, msg, done = std::move(done)](const common::http::Client::Answer& called) {
                 Answer answer = Unavailable{"overloaded", {}, 0};
                 try {

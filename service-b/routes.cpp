@@ -11,7 +11,7 @@ void fill(common::http::PendingExchange& exchange, EchoClient::Answer&& answer,
           Clock::duration duration) {
   auto& response = exchange.response;
   const auto took = common::milliseconds(duration);
-  exchange.note_number("upstream_ms", took);
+  exchange.note("upstream_ms", took, true);
   response.set_header("Server-Timing", "service-a;dur=" + took);
   nlohmann::json body;
   body["service_b"] = "ok";
@@ -24,7 +24,7 @@ void fill(common::http::PendingExchange& exchange, EchoClient::Answer&& answer,
   exchange.note("reason", std::string(unavailable->reason));
   exchange.note("error", unavailable->sentence);
   if (unavailable->upstream_status != 0) {
-    exchange.note_number("upstream_status", std::to_string(unavailable->upstream_status));
+    exchange.note("upstream_status", std::to_string(unavailable->upstream_status), true);
   }
   response.set_header("Retry-After", "1");
   body["service_a"] = "unavailable";
@@ -45,7 +45,8 @@ void add_routes(common::http::Server& server, EchoClient& service_a, common::Met
     }
     if (!EchoClient::fits(msg)) {
       return exchange.answer([&] {
-        common::answer_error(exchange.response, 414, "msg is too long to be sent on to service-a");
+        common::http::answer_error(exchange.response, 414,
+                                   "msg is too long to be sent on to service-a");
       });
     }
     service_a.echo(exchange.loop(), msg, exchange.request_id, exchange.trace,

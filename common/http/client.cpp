@@ -1,5 +1,6 @@
 #include "common/http/client.hpp"
 
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,9 +18,6 @@
 namespace common::http {
 namespace {
 
-// Chunked framing may be larger than what it carries. This bounds it, head included.
-constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
-
 CallFailure failure_of(int error) {
   const auto text = std::generic_category().message(error);
   switch (error) {
@@ -31,6 +29,7 @@ CallFailure failure_of(int error) {
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
+    case ENOSPC:  // epoll_ctl(2)
     case EAGAIN: return {CallError::kOverloaded, text};
     default: return {CallError::kUnreachable, text};  // connect(2)
   }
@@ -49,10 +48,9 @@ class Client::Pool {
  public:
   explicit Pool(Client& client)
       : client_(client), literal_(resolve_literal(client.url_.host, client.url_.port)) {
-    idle_.reserve(options().max_calls);
+    idle_.reserve(client.options_.max_calls);
   }
-  const ClientOptions& options() const { return client_.options_; }
-  void call_ended() { --client_.calls_; }
+  Client& client() const { return client_; }
 
   /// The newest idle connection that can be used, or nullptr.
   Connection* take_idle();
@@ -66,15 +64,11 @@ class Client::Pool {
   void resolve(Connection& connection);
 
  private:
-  void look_up(Loop& loop);
-  void looked_up(const Resolution& found);
-
   Client& client_;
   const std::optional<Resolution> literal_;
   std::vector<Connection*> idle_;     // newest last; never needs memory
   std::vector<Connection*> waiting_;  // for the look-up
-  bool looking_up_ = false;
-  std::jthread look_up_;
+  std::jthread look_up_;              // joinable while there is one
 };
 
 /// One connection to the peer: connects, carries a call, waits for the next one.
@@ -89,7 +83,6 @@ class Client::Connection final : public Watcher {
   void on_events(std::uint32_t events) override;
   void on_deadline() override;
 
-  using Watcher::loop;
   bool usable() const;
   void retire() {
     pool_.forget(*this);
@@ -97,7 +90,7 @@ class Client::Connection final : public Watcher {
   }
 
  private:
-  enum class State { kResolving, kConnecting, kSending, kReceiving, kIdle };
+  enum class State { kResolving, kConnecting, kCalling, kIdle };
 
   template <typename Work>
   void guarded(Work work);
@@ -115,7 +108,7 @@ class Client::Connection final : public Watcher {
   std::vector<SocketAddress> addresses_;  // not yet tried, the next one last
   CallFailure last_failure_;
   std::size_t sent_ = 0;
-  std::string received_;
+  std::optional<ResponseParser> parser_;  // of a call that is being sent, or has been
 };
 
 // --- a call
@@ -180,10 +173,11 @@ void Client::Connection::connect_next() {
 }
 
 void Client::Connection::send() {
-  if (state_ != State::kSending) {
-    if (state_ == State::kConnecting) old_at_ = Clock::now() + pool_.options().max_age;
-    state_ = State::kSending;
+  if (state_ != State::kCalling) {
+    if (state_ == State::kConnecting) old_at_ = Clock::now() + pool_.client().options_.max_age;
+    state_ = State::kCalling;
     sent_ = 0;
+    parser_.emplace();
     set_deadline(call_.deadline);
   }
   while (sent_ < call_.request.size()) {
@@ -194,38 +188,31 @@ void Client::Connection::send() {
     } else if (errno == EAGAIN) {
       return;
     } else if (errno != EINTR) {
-      break;  // it may have answered before it closed: an answer is looked for all the same
+      return;  // it may have answered before it closed: an answer is looked for all the same
     }
   }
-  state_ = State::kReceiving;
 }
 
+/// Takes one piece: between two of them the deadline, and the others, have their turn.
 void Client::Connection::receive() {
   thread_local std::array<char, 16'384> buffer;
-  for (;;) {
-    const auto count = ::recv(fd(), buffer.data(), buffer.size(), 0);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) return;
-    if (count > 0) received_.append(buffer.data(), static_cast<std::size_t>(count));
-    if (received_.size() > kMaxReceived)
-      return fail(CallError::kBadResponse, "is larger than 64 KiB");
-    // A reset ends no body: only an orderly close does.
-    if (count < 0 || received_.empty()) return fail(CallError::kConnectionClosed);
-    auto parsed = parse_response(received_, count == 0);
-    if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
-      return fail(CallError::kBadResponse, malformed->error);
-    }
-    if (std::holds_alternative<TruncatedResponse>(parsed)) {
-      return fail(CallError::kConnectionClosed);
-    }
-    if (auto* message = std::get_if<ResponseMessage>(&parsed)) {
-      if (message->status != 200) {
-        return finish(CallFailure{CallError::kBadStatus, {}, message->status});
-      }
-      const bool whole_request_sent = sent_ == call_.request.size();
-      return finish(std::move(message->body), message->reusable && whole_request_sent);
-    }
+  const auto count = ::recv(fd(), buffer.data(), buffer.size(), 0);
+  if (count < 0 && errno == EAGAIN) return;
+  // A reset ends no body: only an orderly close does.
+  if (count < 0) return fail(CallError::kConnectionClosed);
+  auto parsed = parser_->parse({buffer.data(), static_cast<std::size_t>(count)}, count == 0);
+  if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
+    return fail(CallError::kBadResponse, malformed->error);
   }
+  if (auto* message = std::get_if<ResponseMessage>(&parsed)) {
+    if (message->status != 200) {
+      return finish(CallFailure{CallError::kBadStatus, {}, message->status});
+    }
+    const bool whole_request_sent = sent_ == call_.request.size();
+    return finish(std::move(message->body), message->reusable && whole_request_sent);
+  }
+  if (count == 0) return fail(CallError::kConnectionClosed);
+  loop().again(*this);
 }
 
 /// The end of the call; of the connection too, if it is not reusable.
@@ -237,11 +224,11 @@ void Client::Connection::finish(Answer answer, bool reusable) {
   // a reused connection can have been closed before this request, and a new one never comes here
   // twice, so this is done once.
   const bool stale = reused_ && failure != nullptr &&
-                     failure->error == CallError::kConnectionClosed && received_.empty();
-  std::string().swap(received_);
+                     failure->error == CallError::kConnectionClosed && !parser_->begun();
+  parser_.reset();
   if (reusable) {
     state_ = State::kIdle;
-    set_deadline(std::min(old_at_, Clock::now() + pool_.options().idle_timeout));
+    set_deadline(std::min(old_at_, Clock::now() + pool_.client().options_.idle_timeout));
     pool_.keep(*this);
   } else {
     close();
@@ -253,7 +240,7 @@ void Client::Connection::finish(Answer answer, bool reusable) {
       // The answer stands.
     }
   }
-  pool_.call_ended();
+  --pool_.client().calls_;
   call.done(std::move(answer));
 }
 
@@ -272,8 +259,7 @@ void Client::Connection::on_events(std::uint32_t events) {
         }
         [[fallthrough]];
       }
-      case State::kSending: send(); [[fallthrough]];
-      case State::kReceiving: return receive();
+      case State::kCalling: send(); return receive();
       case State::kIdle:
         if (!usable()) retire();
         break;
@@ -288,10 +274,10 @@ void Client::Connection::on_deadline() {
       case State::kConnecting:
         last_failure_ = {CallError::kTimeout, "connecting"};
         return connect_next();
-      case State::kSending: return fail(CallError::kTimeout, "while sending");
-      case State::kReceiving:
-        return fail(CallError::kTimeout,
-                    received_.empty() ? "waiting for the answer" : "the answer is not complete");
+      case State::kCalling:
+        return fail(CallError::kTimeout, sent_ < call_.request.size() ? "while sending"
+                                         : parser_->begun()           ? "the answer is not complete"
+                                                                      : "waiting for the answer");
       case State::kIdle: return retire();
     }
   });
@@ -318,29 +304,22 @@ Client::Connection* Client::Pool::take_idle() {
 void Client::Pool::resolve(Connection& connection) {
   if (literal_) return connection.on_resolved(*literal_);
   waiting_.push_back(&connection);
-  if (!looking_up_) look_up(connection.loop());
-}
-
-/// On a thread, for it waits; the one before has ended by now, or is about to. With a whole budget,
-/// whoever had it begun: for those that come to wait as well.
-void Client::Pool::look_up(Loop& loop) {
-  const auto deadline = Clock::now() + options().budget;
-  look_up_ = std::jthread([this, &loop, deadline, &url = client_.url_] {
-    for (;;) {
+  if (look_up_.joinable()) return;
+  // On a thread, for it waits. With a whole budget, whoever has it begun: others come to wait, too.
+  const auto deadline = Clock::now() + client_.options_.budget;
+  look_up_ = std::jthread([this, &loop = connection.loop(), deadline](const std::stop_token& stop) {
+    const auto& [host, port] = client_.url_;
+    while (!stop.stop_requested()) {
       try {
-        return loop.post(
-            [this, found = http::resolve(url.host, url.port, deadline)] { looked_up(found); });
+        return loop.post([this, found = http::resolve(host, port, deadline, {}, stop)] {
+          look_up_.join();  // has nothing left to do
+          for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
+        });
       } catch (const std::bad_alloc&) {
         std::this_thread::sleep_for(std::chrono::milliseconds(10));  // they wait to be told
       }
     }
   });
-  looking_up_ = true;
-}
-
-void Client::Pool::looked_up(const Resolution& found) {
-  looking_up_ = false;
-  for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
 }
 
 // --- the client
@@ -348,26 +327,22 @@ void Client::Pool::looked_up(const Resolution& found) {
 Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
     : url_(std::move(url)),
       options_(std::move(options)),
-      fields_("Host: " + url_.authority() + "\r\nUser-Agent: " + options_.user_agent +
+      fields_("Host: " + url_.authority() +
               "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n") {
   for (std::size_t i = 0; i < loops; ++i) pools_.push_back(std::make_unique<Pool>(*this));
 }
 
 Client::~Client() = default;
 
-void Client::get(Loop& loop, const std::string& target, const httplib::Headers& headers,
+void Client::get(Loop& loop, const std::string& target, const std::string& fields,
                  std::function<void(Answer)> done) {
   if (calls_.fetch_add(1) >= options_.max_calls) {
     --calls_;
     return done(CallFailure{CallError::kOverloaded, {}});
   }
   try {
-    Call call{Clock::now() + options_.budget, "GET " + target + " HTTP/1.1\r\n" + fields_,
-              std::move(done)};
-    for (const auto& [name, value] : headers) {
-      call.request.append(name).append(": ").append(value).append("\r\n");
-    }
-    call.request += "\r\n";
+    Call call{Clock::now() + options_.budget,
+              "GET " + target + " HTTP/1.1\r\n" + fields_ + fields + "\r\n", std::move(done)};
     auto& pool = *pools_.at(loop.index());
     auto* connection = pool.take_idle();
     if (connection == nullptr) connection = &loop.emplace<Connection>(pool);

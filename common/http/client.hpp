@@ -1,7 +1,5 @@
 #pragma once
 
-#include <httplib.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -41,7 +39,6 @@ struct ClientOptions {
   /// Behind a load balancer each connection is one replica's: few calls need few connections, and
   /// only new ones can spread them. One connect in two seconds costs nothing beside that.
   std::chrono::milliseconds max_age{2'000};
-  std::string user_agent = "cpp-httplib";
 };
 
 /// Calls one HTTP service from the loops of a Server, without holding a thread. A call has one
@@ -56,14 +53,16 @@ class Client {
   /// The body of a 200, or why there is none.
   using Answer = std::variant<std::string, CallFailure>;
 
-  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed.
+  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed;
+  /// gives a look-up under way up.
   Client(BaseUrl url, ClientOptions options, std::size_t loops);
   ~Client();
 
-  /// GET `target` (percent-encoded, with its query). `headers` are sent as they are: they must be
-  /// valid. `done`, which must not throw, is called once, on the thread of `loop`, which must be
-  /// the one that calls this; perhaps before this returns.
-  void get(Loop& loop, const std::string& target, const httplib::Headers& headers,
+  /// GET `target` (percent-encoded, with its query). `fields` are sent as they are: complete lines,
+  /// each with its CRLF, and nothing that this sends itself. `done`, which must not throw, is
+  /// called once, on the thread of `loop`, which must be the one that calls this; perhaps before
+  /// this returns.
+  void get(Loop& loop, const std::string& target, const std::string& fields,
            std::function<void(Answer)> done);
 
   /// Thread-safe.

@@ -15,9 +15,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::size_t kReadSize = 16'384;     // bytes taken from a socket at once
-constexpr std::size_t kMaxLinger = 1u << 24;  // bytes thrown away after a refusal
-constexpr int kMaxWork = 4;                   // reads and answers before the others have their turn
+constexpr std::size_t kReadSize = 16'384;  // bytes taken from a socket at once
+constexpr int kMaxWork = 4;                // reads and answers before the others have their turn
 // For the first request of a connection that was accepted before the stop.
 constexpr auto kFreshGrace = 200ms;
 
@@ -66,12 +65,6 @@ void add_query(httplib::Request& request, std::string_view query) {
   }
 }
 
-// As common/json.hpp does it, which is not known here. `sentence`: needs no escapes.
-void answer_error(httplib::Response& response, int status, std::string_view sentence) {
-  response.status = status;
-  response.set_content("{\"error\":\"" + std::string(sentence) + "\"}\n", "application/json");
-}
-
 }  // namespace
 
 Loop& PendingExchange::loop() const { return connection.loop(); }
@@ -115,7 +108,6 @@ void Connection::on_deadline() {
 
 void Connection::on_drain() {
   readable_ = true;  // a request that is there already shall be answered
-  fresh_deadline_ = Clock::now() + kFreshGrace;
   advance();
 }
 
@@ -170,8 +162,7 @@ bool Connection::flush() {
     if (count >= 0) {
       sent_ += static_cast<std::size_t>(count);
     } else if (errno == EAGAIN) {
-      write_deadline_ = std::min(write_deadline_, Clock::now() + server_.options_.write_timeout);
-      set_deadline(write_deadline_);
+      set_deadline(since_ + server_.options_.write_timeout);
       return false;
     } else if (errno != EINTR) {
       end();
@@ -180,7 +171,6 @@ bool Connection::flush() {
   }
   std::string().swap(out_);
   sent_ = 0;
-  write_deadline_ = kNever;
   return true;
 }
 
@@ -196,11 +186,8 @@ bool Connection::receive() {
   // epoll(7): behind a short read there is nothing, but perhaps the end of the stream.
   readable_ = size == buffer.size() || hung_up_;
   eof_ = size == 0;
-  if (closing_) {
-    thrown_away_ += size;
-    return thrown_away_ <= kMaxLinger;
-  }
-  if (in_.empty()) head_start_ = Clock::now();
+  if (closing_) return true;  // thrown away
+  if (in_.empty()) since_ = Clock::now();
   in_.append(buffer.data(), size);
   return true;
 }
@@ -208,11 +195,11 @@ bool Connection::receive() {
 void Connection::wait() {
   if (closing_) return;  // the deadline stands
   if (!in_.empty()) {
-    set_deadline(head_start_ + server_.options_.head_timeout);
+    set_deadline(since_ + server_.options_.head_timeout);
   } else if (server_.stopping_ && answered_) {
     end();
   } else {
-    set_deadline(std::min(fresh_deadline_, Clock::now() + server_.options_.idle_timeout));
+    set_deadline(Clock::now() + (server_.stopping_ ? kFreshGrace : server_.options_.idle_timeout));
   }
 }
 
@@ -228,12 +215,11 @@ bool Connection::answer_next() {
     return true;
   }
   const auto& head = std::get<RequestHead>(parsed);
-  const auto size = head.size;
   begin(head);
-  if (size == in_.size()) {
+  if (head.size == in_.size()) {
     std::string().swap(in_);  // an idle connection keeps no buffer
   } else {
-    in_.erase(0, size);
+    in_.erase(0, head.size);
   }
   return true;
 }
@@ -277,7 +263,6 @@ void Connection::complete() {
   const auto exchange = std::move(exchange_);
   --server_.active_requests_;
   closing_ = last_ || server_.draining_;
-  head_start_ = Clock::now();  // of one that had to wait behind this
   const auto start = out_.size();
   try {
     try {
@@ -312,7 +297,8 @@ void Connection::refuse(const Refusal& refusal) {
 
 void Connection::write(Exchange& exchange, const httplib::Response& response) {
   exchange.status = response.status > 0 ? response.status : 200;
-  exchange.latency = Clock::now() - exchange.start;
+  since_ = Clock::now();  // and not earlier for a head that had to wait behind this answer
+  exchange.latency = since_ - exchange.start;
   const auto add = [this](std::string_view name, std::string_view value) {
     out_.append(name).append(": ").append(value).append("\r\n");
   };

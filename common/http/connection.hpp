@@ -35,8 +35,6 @@ class Connection final : public Watcher {
   void on_drain() override;
 
  private:
-  friend struct PendingExchange;
-
   void advance(const Refusal* refusal = nullptr);
   void answer_and_receive();
   bool flush();
@@ -50,14 +48,11 @@ class Connection final : public Watcher {
 
   Server& server_;
   const bool surplus_;
-  std::string in_;        // received, not yet answered
-  std::string out_;       // answered, not yet sent
-  std::size_t sent_ = 0;  // of out_
-  std::size_t thrown_away_ = 0;
+  std::string in_;                             // received, not yet answered
+  std::string out_;                            // answered, not yet sent
+  std::size_t sent_ = 0;                       // of out_
   std::unique_ptr<PendingExchange> exchange_;  // the one whose answer is awaited
-  Clock::time_point head_start_{};
-  Clock::time_point write_deadline_ = kNever;
-  Clock::time_point fresh_deadline_ = kNever;  // for a first request
+  Clock::time_point since_{};  // when that which the client has to do began: a head, or reading
   bool advancing_ = false;
   bool readable_ = false;  // there may be something to receive
   bool hung_up_ = false;   // the client's end is to be received, or an error

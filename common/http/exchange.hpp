@@ -34,9 +34,8 @@ struct Exchange {
   };
   std::vector<Note> notes;
 
-  void note(std::string_view key, std::string value) { notes.push_back({key, std::move(value)}); }
-  void note_number(std::string_view key, std::string value) {
-    notes.push_back({key, std::move(value), true});
+  void note(std::string_view key, std::string value, bool number = false) {
+    notes.push_back({key, std::move(value), number});
   }
 };
 

@@ -13,20 +13,20 @@ struct Field {
   std::string_view value;  ///< without the white space around it
 };
 
+// Of ASCII, whatever the locale.
+inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
+inline char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+inline bool is_alnum(char c) { return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z'); }
+
 /// tchar (RFC 9110, section 5.6.2).
 inline bool is_token_char(char c) {
   constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-         kMarks.find(c) != std::string_view::npos;
+  return is_alnum(c) || kMarks.find(c) != std::string_view::npos;
 }
 
 inline bool is_token(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
 }
-
-inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
-inline char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -39,15 +39,23 @@ inline std::string_view trim(std::string_view text) {
   return text;
 }
 
-/// Calls `visit(member)` for each member of a comma-separated list (RFC 9110, section 5.6.1).
-template <typename Visit>
-void for_each_member(std::string_view list, Visit visit) {
-  while (!list.empty()) {
-    const auto end = std::min(list.find(','), list.size());
-    visit(trim(list.substr(0, end)));
-    list.remove_prefix(std::min(end + 1, list.size()));
+/// What the Connection fields of a head say about the connection (RFC 9112, section 9.3).
+struct Persistence {
+  bool close = false;
+  bool keep_alive = false;
+
+  /// The value of one of them, a list (RFC 9110, section 5.6.1).
+  void take(std::string_view list) {
+    while (!list.empty()) {
+      const auto end = std::min(list.find(','), list.size());
+      const auto option = trim(list.substr(0, end));
+      close = close || equal_ignoring_case(option, "close");
+      keep_alive = keep_alive || equal_ignoring_case(option, "keep-alive");
+      list.remove_prefix(std::min(end + 1, list.size()));
+    }
   }
-}
+  bool keeps(bool http_1_0) const { return !close && (keep_alive || !http_1_0); }
+};
 
 /// Splits a field line, without its CRLF. Returns what is wrong with it, or nullptr.
 inline const char* parse_field(std::string_view line, Field& field) {

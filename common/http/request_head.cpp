@@ -12,7 +12,7 @@ bool is_host_and_port(std::string_view text) {
   const auto end = std::min(bracketed ? text.find(']') : text.find(':'), text.size());
   constexpr std::string_view kMarks = "-._~%!$&'()*+;=";
   const auto is_name = [&](char c) {
-    return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z') ||
+    return is_alnum(c) ||
            (bracketed ? c == ':' || c == '.' : kMarks.find(c) != std::string_view::npos);
   };
   if (bracketed && end == text.size()) return false;
@@ -28,7 +28,7 @@ bool is_host_and_port(std::string_view text) {
 bool looks_like_framing(std::string_view name) {
   const auto spells = [&](std::string_view wanted) {
     for (const char c : name) {
-      if (!is_digit(c) && (to_lower(c) < 'a' || to_lower(c) > 'z')) continue;
+      if (!is_alnum(c)) continue;
       if (wanted.empty() || to_lower(c) != wanted.front()) return false;
       wanted.remove_prefix(1);
     }
@@ -39,15 +39,13 @@ bool looks_like_framing(std::string_view name) {
 
 struct Parser {
   RequestHead head;
-  std::optional<Refusal> refusal;
 
-  bool refuse(int status, const char* error) {
-    refusal = Refusal{status, error, head.method, head.path};
-    return false;
+  Refusal refuse(int status, const char* error) const {
+    return {status, error, head.method, head.path};
   }
 
   // RFC 9112, section 3.2: origin-form, absolute-form, and "*" for OPTIONS.
-  bool parse_target(std::string_view target) {
+  std::optional<Refusal> parse_target(std::string_view target) {
     for (const char c : target) {
       // RFC 9112, section 3.2: no white space or control character; a fragment is never sent. Bytes
       // above 0x7f are not in the grammar, but curl sends what one types, and no two readers
@@ -74,12 +72,12 @@ struct Parser {
     // RFC 9110, section 4.2.3: "http://host" and "http://host?query" have the path "/".
     if (absolute && head.path.empty()) head.path = "/";
     if (mark < target.size()) head.query = target.substr(mark + 1);
-    if (head.path.starts_with('/') || (target == "*" && head.method == "OPTIONS")) return true;
+    if (head.path.starts_with('/') || (target == "*" && head.method == "OPTIONS")) return {};
     return refuse(400, "the request target is not a path");
   }
 
   // RFC 9112, section 3: method SP request-target SP HTTP-version, single spaces.
-  bool parse_request_line(std::string_view line) {
+  std::optional<Refusal> parse_request_line(std::string_view line) {
     const auto first = line.find(' ');
     const auto second = first == std::string_view::npos ? first : line.find(' ', first + 1);
     if (second == std::string_view::npos || line.find(' ', second + 1) != std::string_view::npos) {
@@ -100,12 +98,11 @@ struct Parser {
     return parse_target(line.substr(first + 1, second - first - 1));
   }
 
-  bool check_fields() {
+  std::optional<Refusal> check_fields() {
     int hosts = 0;
     std::optional<std::string_view> length;
     bool chunked = false;
-    bool close = false;
-    bool keep_alive = !head.http_1_0;
+    Persistence persistence;
     for (const auto& [name, value] : head.fields) {
       if (equal_ignoring_case(name, "host")) {
         ++hosts;
@@ -128,10 +125,7 @@ struct Parser {
       } else if (looks_like_framing(name)) {
         return refuse(400, "a header name looks like a framing header but is none");
       } else if (equal_ignoring_case(name, "connection")) {
-        for_each_member(value, [&](std::string_view option) {
-          close = close || equal_ignoring_case(option, "close");
-          keep_alive = keep_alive || equal_ignoring_case(option, "keep-alive");
-        });
+        persistence.take(value);
       }
     }
     // RFC 9112, section 3.2: exactly one Host in 1.1; two are as ambiguous in 1.0.
@@ -141,13 +135,14 @@ struct Parser {
     // RFC 9112, section 6.1: the mark of request smuggling; and 1.0 knows no Transfer-Encoding.
     if (chunked && length) return refuse(400, "both Transfer-Encoding and Content-Length");
     if (chunked && head.http_1_0) return refuse(400, "Transfer-Encoding in HTTP/1.0");
-    head.has_body = chunked || (length && length->find_first_not_of('0') != std::string_view::npos);
+    const bool has_body =
+        chunked || (length && length->find_first_not_of('0') != std::string_view::npos);
     // RFC 9110, section 9.3.1: a body of a GET has no meaning, and is a way to smuggle.
-    if (head.has_body && (head.method == "GET" || head.method == "HEAD")) {
+    if (has_body && (head.method == "GET" || head.method == "HEAD")) {
       return refuse(400, "a GET or HEAD request must not have a body");
     }
-    head.keep_alive = keep_alive && !close;
-    return true;
+    head.keep_alive = persistence.keeps(head.http_1_0);
+    return {};
   }
 };
 
@@ -186,10 +181,7 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
   // say, sends no line end, and waits for an answer.
   for (const char c : bytes.substr(bytes == "\r" ? 1 : line_start, kMaxRequestLine + 1)) {
     if (c == ' ') break;
-    if (!is_token_char(c)) {
-      parser.refuse(400, "the method is not a token");
-      return *parser.refusal;
-    }
+    if (!is_token_char(c)) return parser.refuse(400, "the method is not a token");
   }
 
   for (;;) {
@@ -198,35 +190,30 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
     const auto line = bytes.substr(position, complete ? end - position : end);
     // Complete or not, what is too long is refused now: its end may never come.
     if (!has_request_line && line.size() > kMaxRequestLine + line.ends_with('\r')) {
-      parser.refuse(414, "the request line is longer than 8192 bytes");
-      return *parser.refusal;
+      return parser.refuse(414, "the request line is longer than 8192 bytes");
     }
     if ((complete ? end + 1 : bytes.size()) - line_start > kMaxRequestHead) {
-      parser.refuse(431, "the request head is longer than 16384 bytes");
-      return *parser.refusal;
+      return parser.refuse(431, "the request head is longer than 16384 bytes");
     }
     if (!complete) return IncompleteHead{};
     // RFC 9112, section 2.2: CRLF ends a line; a bare LF or a bare CR is what readers disagree on.
     if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
-      parser.refuse(400, "a line does not end in CRLF");
-      return *parser.refusal;
+      return parser.refuse(400, "a line does not end in CRLF");
     }
     const auto text = line.substr(0, line.size() - 1);
     position = end + 1;
 
     if (!has_request_line) {
-      if (!parser.parse_request_line(text)) return *parser.refusal;
+      if (const auto refusal = parser.parse_request_line(text)) return *refusal;
       has_request_line = true;
     } else if (text.empty()) {
       parser.head.size = position;
-      if (!parser.check_fields()) return *parser.refusal;
+      if (const auto refusal = parser.check_fields()) return *refusal;
       return std::move(parser.head);
     } else if (parser.head.fields.size() == kMaxRequestFields) {
-      parser.refuse(431, "the request has more than 100 header fields");
-      return *parser.refusal;
+      return parser.refuse(431, "the request has more than 100 header fields");
     } else if (const char* error = parse_field(text, parser.head.fields.emplace_back())) {
-      parser.refuse(400, error);
-      return *parser.refusal;
+      return parser.refuse(400, error);
     }
   }
 }

@@ -23,7 +23,6 @@ struct RequestHead {
   std::vector<Field> fields;
   bool http_1_0 = false;
   bool keep_alive = true;  ///< what the client asks for (RFC 9112, section 9.3)
-  bool has_body = false;   ///< never for GET and HEAD, whose bodies are refused
 
   /// The value of the only field of that name; empty where there is none, or more than one.
   std::string_view sole(std::string_view name) const;

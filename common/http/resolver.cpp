@@ -13,6 +13,8 @@
 namespace common::http {
 namespace {
 
+constexpr std::chrono::milliseconds kStopInterval{50};  // how often a look-up asks whether to stop
+
 struct Lookup {
   Resolution result;
   bool done = false;
@@ -88,7 +90,7 @@ std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t
 }
 
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
-                   const std::string& servers) {
+                   const std::string& servers, const std::stop_token& stop) {
   if (auto literal = resolve_literal(host, port)) return *literal;
   Lookup lookup;
   static const int library = ares_library_init(ARES_LIB_INIT_ALL);
@@ -97,7 +99,7 @@ Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_poin
   // A question is asked again, of the next server if there is one, after a sixth of the time and
   // after two more, for c-ares doubles it. It would give up after another four: too late for us.
   options.timeout =
-      std::max(1, static_cast<int>((deadline - Clock::now()) / std::chrono::milliseconds(6)));
+      std::max(1, static_cast<int>((deadline - Clock::now()) / std::chrono::milliseconds(6)) + 1);
   options.tries = 3;
   int status = library != ARES_SUCCESS
                    ? library
@@ -117,7 +119,10 @@ Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_poin
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   ares_getaddrinfo(channel, host.c_str(), std::to_string(port).c_str(), &hints, on_answer, &lookup);
-  while (!lookup.done && Clock::now() < deadline) wait_for_servers(channel, deadline);
+  for (auto now = Clock::now(); !lookup.done && now < deadline && !stop.stop_requested();
+       now = Clock::now()) {
+    wait_for_servers(channel, std::min(deadline, now + kStopInterval));
+  }
   if (!lookup.done) owner.reset();  // ends in on_answer
   return lookup.result;
 }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -26,11 +27,11 @@ struct Resolution {
 /// What needs no look-up: `host` is an IP address.
 std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t port);
 
-/// Looks `host` up, and gives up at `deadline`. With c-ares and not getaddrinfo(3), which knows no
-/// deadline: a resolver that hangs would keep a thread. `servers`: name servers as
-/// "address:port,...", instead of those of resolv.conf(5); for tests. Thread-safe, uses no thread
-/// of its own.
+/// Looks `host` up, and gives up at `deadline`, or soon after a request to stop. With c-ares and
+/// not getaddrinfo(3), which knows no deadline: a resolver that hangs would keep a thread.
+/// `servers`: name servers as "address:port,...", instead of those of resolv.conf(5); for tests.
+/// Thread-safe, uses no thread of its own.
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
-                   const std::string& servers = {});
+                   const std::string& servers = {}, const std::stop_token& stop = {});
 
 }  // namespace common::http

@@ -1,181 +1,188 @@
 #include "common/http/response_message.hpp"
 
+#include <algorithm>
 #include <charconv>
-#include <optional>
-
-#include "common/http/fields.hpp"
 
 namespace common::http {
 namespace {
 
-using Result =
-    std::variant<IncompleteResponse, ResponseMessage, TruncatedResponse, MalformedResponse>;
+// Chunked framing may be larger than what it carries. This bounds it, head included.
+constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
 
-struct Head {
-  int status = 0;
-  bool http_1_0 = false;
-  bool close = false;
-  bool keep_alive = false;
-  bool chunked = false;
-  std::optional<std::size_t> length;
-};
+constexpr const char* kNotHttp = "is not HTTP/1";
+constexpr const char* kLongHead = "has a head larger than 16 KiB";
+constexpr const char* kTooLarge = "is larger than 64 KiB";
+constexpr const char* kBadChunk = "has a malformed chunk";
 
-/// Takes one line and its CRLF off the front of `bytes`; nothing if there is no complete line yet.
-std::optional<std::string_view> take_line(std::string_view& bytes, const char*& error) {
-  const auto end = bytes.find('\n');
-  if (end == std::string_view::npos) return std::nullopt;
-  auto line = bytes.substr(0, end);
-  bytes.remove_prefix(end + 1);
-  if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
-    error = "has a line that does not end in CRLF";
-    return std::nullopt;
-  }
-  line.remove_suffix(1);
-  return line;
-}
-
-// RFC 9112, section 4: HTTP-version SP status-code SP [reason-phrase]; the last SP is often left
-// out.
-const char* parse_status_line(std::string_view line, Head& head) {
-  const bool shaped = line.size() >= 12 && line.starts_with("HTTP/1.") && is_digit(line[7]) &&
-                      line[8] == ' ' && is_digit(line[9]) && is_digit(line[10]) &&
-                      is_digit(line[11]) && (line.size() == 12 || line[12] == ' ');
-  if (!shaped || line[9] == '0') return "is not HTTP/1";
-  head.http_1_0 = line[7] == '0';
-  head.status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
-  return nullptr;
-}
-
-// RFC 9112, section 6.3: what decides where the body ends must not be open to two readings.
-const char* take_field(const Field& field, Head& head) {
-  if (equal_ignoring_case(field.name, "content-length")) {
-    std::size_t length = 0;
-    const char* end = field.value.data() + field.value.size();
-    const auto [stop, error] = std::from_chars(field.value.data(), end, length);
-    if (error != std::errc() || stop != end) return "has a malformed Content-Length";
-    if (head.length && *head.length != length) return "has two different Content-Length";
-    head.length = length;
-  } else if (equal_ignoring_case(field.name, "transfer-encoding")) {
-    if (head.chunked || !equal_ignoring_case(field.value, "chunked")) {
-      return "has a Transfer-Encoding other than chunked";
-    }
-    head.chunked = true;
-  } else if (equal_ignoring_case(field.name, "connection")) {
-    for_each_member(field.value, [&](std::string_view option) {
-      head.close = head.close || equal_ignoring_case(option, "close");
-      head.keep_alive = head.keep_alive || equal_ignoring_case(option, "keep-alive");
-    });
-  }
-  return nullptr;
-}
-
-// RFC 9112, section 7.1. Returns true when the last chunk and its trailers are there.
-bool decode_chunked(std::string_view& bytes, std::string& body, const char*& error) {
-  for (;;) {
-    const auto line = take_line(bytes, error);
-    if (!line) {
-      if (bytes.size() > kMaxResponseHead) error = "has an endless chunk line";
-      return false;
-    }
-    std::size_t size = 0;
-    const char* begin = line->data();
-    const auto [stop, bad] = std::from_chars(begin, begin + line->size(), size, 16);
-    const auto rest = trim(line->substr(static_cast<std::size_t>(stop - begin)));
-    if (bad != std::errc() || (!rest.empty() && !rest.starts_with(';'))) {
-      error = "has a malformed chunk";
-      return false;
-    }
-    if (size == 0) break;
-    if (size > kMaxResponseBody - body.size()) {
-      error = "is larger than 64 KiB";
-      return false;
-    }
-    if (bytes.size() < size + 2) {
-      // Data that cannot be followed by CRLF any more is told from data still on its way.
-      if (bytes.size() > size && bytes[size] != '\r') error = "has a malformed chunk";
-      return false;
-    }
-    if (bytes.substr(size, 2) != "\r\n") {
-      error = "has a malformed chunk";
-      return false;
-    }
-    body += bytes.substr(0, size);
-    bytes.remove_prefix(size + 2);
-  }
-  for (const std::size_t limit = bytes.size();;) {
-    const auto trailer = take_line(bytes, error);
-    if (limit - (trailer ? bytes.size() : 0) > kMaxResponseHead) error = "has endless trailers";
-    if (!trailer || error) return false;
-    if (trailer->empty()) return true;
-    Field field;
-    error = parse_field(*trailer, field);
-    if (error) return false;
-  }
+// Whether `bytes` can become `start` and more. What cannot is told at once, not when a line or the
+// time is over.
+bool begins_as(std::string_view bytes, std::string_view start) {
+  return bytes.substr(0, start.size()) == start.substr(0, bytes.size());
 }
 
 }  // namespace
 
-Result parse_response(std::string_view bytes, bool ended) {
-  const auto missing = [&]() -> Result {
-    if (ended) return TruncatedResponse{};
-    return IncompleteResponse{};
-  };
-  const std::size_t total = bytes.size();
-  // Something that cannot become "HTTP/1." is told at once, not when the line or the time is over.
-  constexpr std::string_view kStart = "HTTP/1.";
-  if (bytes.substr(0, kStart.size()) != kStart.substr(0, bytes.size())) {
-    return MalformedResponse{"is not HTTP/1"};
+ResponseParser::Verdict ResponseParser::parse(std::string_view bytes, bool ended) {
+  received_ += bytes.size();
+  unread_ += bytes;
+  std::string_view rest = unread_;
+  while (step(rest)) {
   }
+  if (ended && part_ == Part::kUntilEnd) part_ = Part::kDone;
+  if (!error_ && received_ > kMaxReceived) error_ = kTooLarge;
+  if (error_) return MalformedResponse{error_};
+  if (part_ == Part::kDone) {
+    // Bytes behind the answer belong to no request of ours: nobody may take them for the next one.
+    // RFC 9112, section 6.1: after a Transfer-Encoding in 1.0 the connection must not go on.
+    message_.reusable = message_.status == 200 && !ended && rest.empty() &&
+                        persistence_.keeps(http_1_0_) && !(http_1_0_ && chunked_);
+    return std::move(message_);
+  }
+  unread_.erase(0, unread_.size() - rest.size());
+  return IncompleteResponse{};
+}
 
-  Head head;
-  const char* error = nullptr;
-  do {
-    head = Head{};
-    bool first = true;
-    for (;;) {
-      const auto line = take_line(bytes, error);
-      if (error) return MalformedResponse{error};
-      if (total - bytes.size() > kMaxResponseHead || (!line && total > kMaxResponseHead)) {
-        return MalformedResponse{"has a head larger than 16 KiB"};
+/// Takes the next line, or the next bytes of the body, off the front. Returns whether there may be
+/// more to take.
+bool ResponseParser::step(std::string_view& bytes) {
+  std::string_view line;
+  switch (part_) {
+    case Part::kStatusLine:
+      if (!begins_as(bytes, "HTTP/1.")) return fail(kNotHttp);
+      return take_line(bytes, line, kLongHead) && parse_status_line(line);
+    case Part::kFields:
+      if (!take_line(bytes, line, kLongHead)) return false;
+      return line.empty() ? end_head() : parse_head_field(line);
+    case Part::kSized:
+      take_bytes(bytes);
+      if (left_ == 0) part_ = Part::kDone;
+      return false;
+    case Part::kUntilEnd:
+      left_ = bytes.size();
+      if (left_ > kMaxResponseBody - message_.body.size()) return fail(kTooLarge);
+      take_bytes(bytes);
+      return false;
+    case Part::kChunkSize:
+      return take_line(bytes, line, "has an endless chunk line") && begin_chunk(line);
+    case Part::kChunk:
+      take_bytes(bytes);
+      if (left_ > 0) return false;
+      if (!begins_as(bytes, "\r\n")) return fail(kBadChunk);
+      if (bytes.size() < 2) return false;
+      bytes.remove_prefix(2);
+      part_ = Part::kChunkSize;
+      return true;
+    case Part::kTrailers: {
+      if (!take_line(bytes, line, "has endless trailers")) return false;
+      if (line.empty()) {
+        part_ = Part::kDone;
+        return false;
       }
-      if (!line) return missing();
-      if (!first && line->empty()) break;
       Field field;
-      error = first ? parse_status_line(*line, head) : parse_field(*line, field);
-      if (!error && !first) error = take_field(field, head);
-      if (error) return MalformedResponse{error};
-      first = false;
+      const char* error = parse_field(line, field);
+      return error ? fail(error) : true;
     }
-    // RFC 9110, section 15.2: interim answers may come before the answer; 101 is the last of HTTP.
-  } while (head.status < 200 && head.status != 101);
-
-  ResponseMessage message;
-  message.status = head.status;
-  if (head.status != 200) return message;
-  if (head.chunked && head.length) {
-    return MalformedResponse{"has both Transfer-Encoding and Content-Length"};
+    case Part::kDone: break;
   }
-  if (head.length.value_or(0) > kMaxResponseBody) return MalformedResponse{"is larger than 64 KiB"};
+  return false;
+}
 
-  if (head.chunked) {
-    const bool complete = decode_chunked(bytes, message.body, error);
-    if (error) return MalformedResponse{error};
-    if (!complete) return missing();
-  } else if (head.length) {
-    if (bytes.size() < *head.length) return missing();
-    message.body = bytes.substr(0, *head.length);
-    bytes.remove_prefix(*head.length);
-  } else {
-    if (bytes.size() > kMaxResponseBody) return MalformedResponse{"is larger than 64 KiB"};
-    if (!ended) return IncompleteResponse{};
-    message.body = bytes;
-    bytes = {};
+/// Takes one line, and CRLF, off the front. Returns whether there was one.
+bool ResponseParser::take_line(std::string_view& bytes, std::string_view& line,
+                               const char* too_long) {
+  const auto end = bytes.find('\n');
+  const auto size = end == std::string_view::npos ? bytes.size() : end + 1;
+  if (lines_ + size > kMaxResponseHead) return fail(too_long);
+  if (end == std::string_view::npos) return false;
+  line = bytes.substr(0, end);
+  bytes.remove_prefix(size);
+  lines_ += size;
+  if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
+    return fail("has a line that does not end in CRLF");
   }
-  // Bytes behind the answer belong to no request of ours: nobody may take them for the next answer.
-  // RFC 9112, section 6.1: after a Transfer-Encoding in 1.0 the connection must not go on.
-  message.reusable = !ended && bytes.empty() && !head.close &&
-                     (!head.http_1_0 || (head.keep_alive && !head.chunked));
-  return message;
+  line.remove_suffix(1);
+  return true;
+}
+
+void ResponseParser::take_bytes(std::string_view& bytes) {
+  const auto count = std::min(left_, bytes.size());
+  message_.body += bytes.substr(0, count);
+  bytes.remove_prefix(count);
+  left_ -= count;
+}
+
+bool ResponseParser::fail(const char* error) {
+  error_ = error;
+  return false;
+}
+
+// RFC 9112, section 4: HTTP-version SP status-code SP [reason-phrase]; the last SP is often left
+// out.
+bool ResponseParser::parse_status_line(std::string_view line) {
+  const bool shaped = line.size() >= 12 && line.starts_with("HTTP/1.") && is_digit(line[7]) &&
+                      line[8] == ' ' && is_digit(line[9]) && is_digit(line[10]) &&
+                      is_digit(line[11]) && (line.size() == 12 || line[12] == ' ');
+  if (!shaped || line[9] == '0') return fail(kNotHttp);
+  http_1_0_ = line[7] == '0';
+  message_.status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+  part_ = Part::kFields;
+  return true;
+}
+
+// RFC 9112, section 6.3: what decides where the body ends must not be open to two readings.
+bool ResponseParser::parse_head_field(std::string_view line) {
+  Field field;
+  if (const char* error = parse_field(line, field)) return fail(error);
+  const auto& [name, value] = field;
+  if (equal_ignoring_case(name, "content-length")) {
+    std::size_t length = 0;
+    const char* end = value.data() + value.size();
+    const auto [stop, error] = std::from_chars(value.data(), end, length);
+    if (error != std::errc() || stop != end) return fail("has a malformed Content-Length");
+    if (length_ && *length_ != length) return fail("has two different Content-Length");
+    length_ = length;
+  } else if (equal_ignoring_case(name, "transfer-encoding")) {
+    if (chunked_ || !equal_ignoring_case(value, "chunked")) {
+      return fail("has a Transfer-Encoding other than chunked");
+    }
+    chunked_ = true;
+  } else if (equal_ignoring_case(name, "connection")) {
+    persistence_.take(value);
+  }
+  return true;
+}
+
+bool ResponseParser::end_head() {
+  // RFC 9110, section 15.2: interim answers may come before the answer; 101 is the last of HTTP.
+  if (message_.status < 200 && message_.status != 101) {
+    part_ = Part::kStatusLine;
+    persistence_ = {};
+    chunked_ = false;
+    length_.reset();
+    return true;
+  }
+  if (message_.status != 200) {
+    part_ = Part::kDone;
+    return false;
+  }
+  if (chunked_ && length_) return fail("has both Transfer-Encoding and Content-Length");
+  if (length_.value_or(0) > kMaxResponseBody) return fail(kTooLarge);
+  part_ = chunked_ ? Part::kChunkSize : length_ ? Part::kSized : Part::kUntilEnd;
+  left_ = length_.value_or(0);
+  lines_ = 0;
+  return true;
+}
+
+// RFC 9112, section 7.1.
+bool ResponseParser::begin_chunk(std::string_view line) {
+  const char* begin = line.data();
+  const auto [stop, error] = std::from_chars(begin, begin + line.size(), left_, 16);
+  const auto rest = trim(line.substr(static_cast<std::size_t>(stop - begin)));
+  if (error != std::errc() || (!rest.empty() && !rest.starts_with(';'))) return fail(kBadChunk);
+  if (left_ > kMaxResponseBody - message_.body.size()) return fail(kTooLarge);
+  part_ = left_ == 0 ? Part::kTrailers : Part::kChunk;
+  lines_ = 0;
+  return true;
 }
 
 }  // namespace common::http

@@ -66,6 +66,11 @@ int take_over(int listener) {
 
 }  // namespace
 
+void answer_error(httplib::Response& response, int status, std::string_view sentence) {
+  response.status = status;
+  response.set_content("{\"error\":\"" + std::string(sentence) + "\"}\n", "application/json");
+}
+
 /// Accepts for all loops.
 class Server::Listener final : public Watcher {
  public:
@@ -137,12 +142,6 @@ Server& Server::Get(const std::string& path, AsyncHandler handler) {
   return *this;
 }
 
-std::vector<std::string_view> Server::routes() const {
-  std::vector<std::string_view> paths;
-  for (const auto& [path, route] : routes_) paths.push_back(path);
-  return paths;
-}
-
 BaseUrl Server::bind(int inherited) {
   bound_ = inherited >= 0 ? take_over(inherited) : listen_at(options_.host, options_.port);
   // tcp(7): each accepted socket inherits it. Answers leave in one piece, and none shall wait.
@@ -162,7 +161,6 @@ BaseUrl Server::bind(int inherited) {
 
 void Server::start() {
   listener_ = &loops_.front()->emplace<Listener>(*this, std::exchange(bound_, -1));
-  listening_ = true;
   try {
     for (const auto& loop : loops_) threads_.emplace_back([&loop] { loop->run(); });
   } catch (const std::system_error&) {
@@ -191,7 +189,7 @@ bool Server::stop(std::chrono::milliseconds time) {
   {
     std::unique_lock lock(mutex_);
     const bool finished =
-        all_closed_.wait_for(lock, time, [this] { return !listening_ && open_connections_ == 0; });
+        all_closed_.wait_for(lock, time, [this] { return !listener_ && open_connections_ == 0; });
     if (!finished) return false;
   }
   end_threads();
@@ -239,7 +237,7 @@ void Server::connection_closed(bool surplus) {
 
 void Server::listener_closed() {
   const std::lock_guard lock(mutex_);
-  listening_ = false;
+  listener_ = nullptr;
   all_closed_.notify_all();
 }
 

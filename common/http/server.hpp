@@ -64,6 +64,10 @@ struct PendingExchange : Exchange {
   void send();
 };
 
+/// Makes `response` an error as all are: {"error":"<sentence>"}. REQUIRES: `sentence` needs no
+/// escapes in JSON.
+void answer_error(httplib::Response& response, int status, std::string_view sentence);
+
 /// Why this exists: cpp-httplib's own server gives each connection a thread, so a few idle clients
 /// hold up everybody, and its parser accepts heads that two readers understand differently.
 ///
@@ -91,8 +95,8 @@ class Server {
   Server& Get(const std::string& path, Handler handler);
   Server& Get(const std::string& path, AsyncHandler handler);
 
-  /// The registered paths; the views live as long as the server.
-  std::vector<std::string_view> routes() const;
+  /// By the registered path.
+  const std::map<std::string, AsyncHandler, std::less<>>& routes() const { return routes_; }
 
   /// Called for each answer, refusals included, just before it is sent; from all threads.
   void on_answer(Observer observer) { observer_ = std::move(observer); }
@@ -137,14 +141,13 @@ class Server {
 
   std::vector<std::unique_ptr<Loop>> loops_;
   std::vector<std::thread> threads_;
-  int bound_ = -1;  // between bind and start
-  Listener* listener_ = nullptr;
-  std::size_t next_loop_ = 0;  // the first loop's
+  int bound_ = -1;                // between bind and start
+  Listener* listener_ = nullptr;  // while it accepts
+  std::size_t next_loop_ = 0;     // the first loop's
 
   std::shared_ptr<std::atomic<std::size_t>> turned_;  // how many loops, since the last turned()
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> listening_{false};
   std::atomic<std::size_t> open_connections_{0};     // surplus ones included
   std::atomic<std::size_t> surplus_connections_{0};  // above the limit, and being told so
   std::atomic<std::size_t> active_requests_{0};

@@ -56,10 +56,7 @@ std::string random_hex(int digits) {
 }
 
 std::string accept_request_id(std::string_view value) {
-  const auto allowed = [](char c) {
-    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.' ||
-           c == '_' || c == '-';
-  };
+  const auto allowed = [](char c) { return is_alnum(c) || c == '.' || c == '_' || c == '-'; };
   if (!value.empty() && value.size() <= 128 && std::all_of(value.begin(), value.end(), allowed)) {
     return std::string(value);
   }

@@ -173,6 +173,24 @@ TEST_F(NetworkFault, AResolverThatHangsCostsNoThreadAndNoTime) {
   EXPECT_EQ(b.stop(), 0);
 }
 
+TEST_F(NetworkFault, AStopDoesNotWaitForAResolverThatHangs) {
+  network_->set_etc("b", "resolv.conf",
+                    std::string("nameserver ") + Network::kSilentAddress + "\n");
+  auto b = network_->start("b", kServiceB,
+                           {"--service-a-url=http://service-a.test:8080", "--timeout=4s"});
+  const auto call = [&] { return get(b.port(), "/call-echo?msg=one").status(); };
+  auto early = std::async(std::launch::async, call);
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  std::vector<std::future<int>> later;  // so many that each loop has one
+  for (int i = 0; i < 8; ++i) later.push_back(std::async(std::launch::async, call));
+  EXPECT_EQ(early.get(), 503);
+  for (auto& each : later) EXPECT_EQ(each.get(), 503);
+  // Now there is a look-up that was made again two seconds ago, and nobody waits for it any more.
+  const auto start = Clock::now();
+  EXPECT_EQ(b.stop(), 0);
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(1) + kSlack);
+}
+
 TEST_F(NetworkFault, AResolverThatIsNotThereIsADnsFailure) {
   network_->set_etc("b", "resolv.conf", std::string("nameserver ") + Network::kAddressA + "\n");
   network_->set("a", "ipv4/icmp_ratelimit", "0");  // each question hears "port unreachable"

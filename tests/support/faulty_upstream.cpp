@@ -373,6 +373,15 @@ constexpr Mode kModes[] = {
        return p.request() && p.send(chunked_head() + chunk(echo(p.msg())) + "0\r\n") &&
               p.drip("", kDrip, "X-Trailer: x\r\n");
      }},
+    {"dripped-trailers-behind-small-chunks",
+     "20,000 chunks of one byte at once, then endless trailers, a byte each 1 ms",
+     503, kTimeout, 0,
+     [](Peer& p) {
+       std::string body;
+       for (int i = 0; i < 20'000; ++i) body += chunk(" ");
+       return p.request() && p.send(chunked_head() + body + chunk(echo(p.msg())) + "0\r\n") &&
+              p.drip("", milliseconds(1), "X-Trailer: x\r\n");
+     }},
     {"dripped-100", "a 100 Continue each 100 ms, for ever", 503, kTimeout, 0,
      [](Peer& p) {
        if (!p.request()) return false;

@@ -70,7 +70,6 @@ TEST(EchoClient, SendsNothingButWhatItIsGivenAndItsOwn) {
   EXPECT_EQ(head.sole("traceparent"), trace.traceparent());
   EXPECT_EQ(head.sole("tracestate"), "a=1");
   EXPECT_TRUE(head.keep_alive);
-  EXPECT_FALSE(head.has_body);
 }
 
 // Each way in which an upstream can fail, once more without a process around it: in time, with the

@@ -49,10 +49,15 @@ TEST(IsUtf8, KnowsTheFamousCases) {
   EXPECT_FALSE(is_utf8("\xFF"));
 }
 
-TEST(ToBody, IsCompactSortedRawAndOneLine) {
-  EXPECT_EQ(to_body({{"b", 1}, {"a", "\u00e4 \" \\ / \x7f"}}),
+TEST(AnswerJson, IsCompactSortedRawAndOneLine) {
+  const auto body_of = [](const nlohmann::json& json) {
+    httplib::Response response;
+    answer_json(response, 200, json);
+    return response.body;
+  };
+  EXPECT_EQ(body_of({{"b", 1}, {"a", "\u00e4 \" \\ / \x7f"}}),
             "{\"a\":\"\u00e4 \\\" \\\\ / \x7f\",\"b\":1}\n");
-  EXPECT_EQ(to_body({{"a", "\n\0"s}}), "{\"a\":\"\\n\\u0000\"}\n");
+  EXPECT_EQ(body_of({{"a", "\n\0"s}}), "{\"a\":\"\\n\\u0000\"}\n");
 }
 
 TEST(ReadMsg, TakesTheFirst) {

@@ -144,7 +144,7 @@ http::Exchange exchange() {
 
 TEST(RequestFields, AreInTheOrderOfTheContract) {
   auto each = exchange();
-  each.note_number("upstream_ms", "0.287");
+  each.note("upstream_ms", "0.287", true);
   each.note("reason", "timeout");
   EXPECT_EQ(line_of(LogFormat::kLogfmt, request_fields(each)),
             "time=2026-11-23T06:47:01.123456Z level=info service=service-a method=GET "

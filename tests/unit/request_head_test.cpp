@@ -325,7 +325,6 @@ TEST(RequestHead, SplitsWhatItAccepts) {
   EXPECT_EQ(head.sole("a"), "") << "two of them: neither is taken";
   EXPECT_EQ(head.sole("b"), "");
   EXPECT_FALSE(head.http_1_0);
-  EXPECT_FALSE(head.has_body);
 }
 
 TEST(RequestHead, CountsAnEmptyLineBeforeTheRequestAsPartOfIt) {
@@ -353,16 +352,6 @@ TEST(RequestHead, KnowsWhetherTheConnectionMayGoOn) {
   EXPECT_FALSE(keep_alive("1.0", ""));
   EXPECT_TRUE(keep_alive("1.0", "Connection: Keep-Alive\r\n"));
   EXPECT_FALSE(keep_alive("1.0", "Connection: keep-alive, close\r\n"));
-}
-
-TEST(RequestHead, KnowsWhetherABodyFollows) {
-  const auto has_body = [](const std::string& field) {
-    return parse("POST / HTTP/1.1\r\nHost: a\r\n" + field + "\r\n").has_body;
-  };
-  EXPECT_FALSE(has_body(""));
-  EXPECT_FALSE(has_body("Content-Length: 000\r\n"));
-  EXPECT_TRUE(has_body("Content-Length: 010\r\n"));
-  EXPECT_TRUE(has_body("Transfer-Encoding: chunked\r\n"));
 }
 
 TEST(RequestHead, ARefusalSaysWhatWasUnderstood) {

@@ -12,18 +12,20 @@ namespace {
 
 using namespace std::string_literals;
 
-std::string verdict(std::string_view bytes, bool ended = false) {
-  const auto parsed = parse_response(bytes, ended);
+std::string verdict(const ResponseParser::Verdict& parsed) {
   if (const auto* message = std::get_if<ResponseMessage>(&parsed)) {
     return std::to_string(message->status) + (message->reusable ? " reusable" : "");
   }
   if (std::holds_alternative<IncompleteResponse>(parsed)) return "incomplete";
-  if (std::holds_alternative<TruncatedResponse>(parsed)) return "truncated";
   return "malformed";
 }
 
+std::string verdict(std::string_view bytes, bool ended = false) {
+  return verdict(ResponseParser().parse(bytes, ended));
+}
+
 std::string body_of(std::string_view bytes, bool ended = false) {
-  const auto parsed = parse_response(bytes, ended);
+  const auto parsed = ResponseParser().parse(bytes, ended);
   const auto* message = std::get_if<ResponseMessage>(&parsed);
   return message ? message->body : "no answer: " + verdict(bytes, ended);
 }
@@ -58,9 +60,9 @@ std::string with_head(std::size_t size) {
 const std::vector<Case>& cases() {
   static const std::vector<Case> all{
       // --- status line
-      {"nothing", "4", "", "incomplete", "truncated"},
+      {"nothing", "4", "", "incomplete", "incomplete"},
       {"length", "6.3", sized("hello"), "200 reusable", "200"},
-      {"half_a_version", "4", "HTT", "incomplete", "truncated"},
+      {"half_a_version", "4", "HTT", "incomplete", "incomplete"},
       {"another_protocol", "4", "SSH-2.0-x\r\n", "malformed", "malformed"},
       {"another_first_byte", "4", "\x15", "malformed", "malformed"},
       {"lower_case", "2.3", "http/1.1 200 OK\r\n\r\n", "malformed", "malformed"},
@@ -78,7 +80,7 @@ const std::vector<Case>& cases() {
        "500"},
       {"status_above_599", "RFC 9110, 15", "HTTP/1.1 999 x\r\n\r\n", "999", "999"},
       {"no_content", "6.3", "HTTP/1.1 204 No Content\r\n\r\n", "204", "204"},
-      {"status_without_end_of_head", "4", "HTTP/1.1 500 x\r\n", "incomplete", "truncated"},
+      {"status_without_end_of_head", "4", "HTTP/1.1 500 x\r\n", "incomplete", "incomplete"},
       // --- field lines
       {"space_before_the_colon", "5.1", ok("Content-Length : 0\r\n"), "malformed", "malformed"},
       {"folded", "5.2", ok("X: 1\r\n 2\r\n"), "malformed", "malformed"},
@@ -93,7 +95,7 @@ const std::vector<Case>& cases() {
        "malformed"},
       // --- interim answers
       {"interim_alone", "RFC 9110, 15.2", "HTTP/1.1 100 Continue\r\n\r\n", "incomplete",
-       "truncated"},
+       "incomplete"},
       {"interim_and_answer", "RFC 9110, 15.2",
        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nX: 1\r\n\r\n" + sized("a"), "200 reusable",
        "200"},
@@ -110,7 +112,7 @@ const std::vector<Case>& cases() {
        }(),
        "malformed", "malformed"},
       // --- lengths
-      {"body_not_there", "6.3", ok("Content-Length: 5\r\n", "hell"), "incomplete", "truncated"},
+      {"body_not_there", "6.3", ok("Content-Length: 5\r\n", "hell"), "incomplete", "incomplete"},
       {"body_too_long", "9.2", sized("hello") + "x", "200", "200"},
       {"equal_lengths", "6.3", ok("Content-Length: 1\r\nContent-Length: 1\r\n", "a"),
        "200 reusable", "200"},
@@ -144,9 +146,9 @@ const std::vector<Case>& cases() {
       {"bare_lf_trailer", "7.1.2", chunked("0\r\n\n"), "malformed", "malformed"},
       {"trailers_without_end", "7.1.2", chunked("0\r\nX: " + std::string(16'400, 'a')), "malformed",
        "malformed"},
-      {"no_last_chunk", "7.1", chunked(chunk("hello")), "incomplete", "truncated"},
-      {"no_end_of_trailers", "7.1", chunked("0\r\n"), "incomplete", "truncated"},
-      {"half_a_chunk", "7.1", chunked("5\r\nhel"), "incomplete", "truncated"},
+      {"no_last_chunk", "7.1", chunked(chunk("hello")), "incomplete", "incomplete"},
+      {"no_end_of_trailers", "7.1", chunked("0\r\n"), "incomplete", "incomplete"},
+      {"half_a_chunk", "7.1", chunked("5\r\nhel"), "incomplete", "incomplete"},
       {"chunk_without_crlf", "7.1", chunked("5\r\nhelloX"), "malformed", "malformed"},
       {"chunk_with_bare_cr", "7.1", chunked("5\r\nhello\rX"), "malformed", "malformed"},
       {"size_not_hexadecimal", "7.1", chunked("g\r\n"), "malformed", "malformed"},
@@ -199,6 +201,21 @@ TEST_P(ResponseTable, GivesTheVerdictAndNoOtherOneBefore) {
   }
 }
 
+TEST_P(ResponseTable, GivesTheSameVerdictForBytesThatComeOneByOne) {
+  const std::string_view bytes = GetParam().bytes;
+  ResponseParser parser;
+  std::size_t size = 0;
+  auto parsed = parser.parse({}, false);
+  while (size < bytes.size() && std::holds_alternative<IncompleteResponse>(parsed)) {
+    parsed = parser.parse(bytes.substr(size++, 1), false);
+  }
+  EXPECT_EQ(verdict(parsed).substr(0, 3), verdict(bytes).substr(0, 3))
+      << size << " of " << bytes.size();
+  if (const auto* message = std::get_if<ResponseMessage>(&parsed)) {
+    EXPECT_EQ(message->body, body_of(bytes));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Rfc9112, ResponseTable, testing::ValuesIn(cases()),
                          [](const auto& test) { return std::string(test.param.name); });
 
@@ -214,7 +231,7 @@ TEST(ResponseMessage, HandsOutTheBody) {
 
 TEST(ResponseMessage, SaysWhatIsWrong) {
   const auto error = [](const std::string& bytes) {
-    return std::string(std::get<MalformedResponse>(parse_response(bytes, false)).error);
+    return std::string(std::get<MalformedResponse>(ResponseParser().parse(bytes, false)).error);
   };
   EXPECT_EQ(error("nonsense"), "is not HTTP/1");
   EXPECT_EQ(error(sized(std::string(65'537, 'a'))), "is larger than 64 KiB");
