@@ -61,9 +61,10 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
   const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
   upstream_calls = std::min(upstream_calls, std::max(1, available / 6));
   options.max_surplus = std::min(options.max_surplus, available / 6);
-  options.max_connections = std::max(1, available - 2 * upstream_calls - options.max_surplus);
+  options.max_connections = std::min(
+      options.max_connections, std::max(1, available - 2 * upstream_calls - options.max_surplus));
   return "the limit of open files (" + std::to_string(limit.rlim_cur) +
-         ") is too low, connections " + "are limited to " + std::to_string(options.max_connections);
+         ") is too low, connections are limited to " + std::to_string(options.max_connections);
 }
 
 int check_health(const std::string& name, const Options& options) {

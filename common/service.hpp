@@ -11,7 +11,7 @@
 namespace common {
 
 /// Raises the limit of open files as far as it goes, and lowers `options.max_connections` and
-/// `upstream_calls` to what fits. Returns a sentence for the log where something was lowered.
+/// `upstream_calls` to what fits. Returns a sentence for the log where connections were lowered.
 std::string fit_to_file_limit(Options& options, int& upstream_calls);
 
 /// Asks the one that runs at the address of `options` for its /health. Returns the exit code: 0 for

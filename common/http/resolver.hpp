@@ -28,7 +28,8 @@ struct Resolution {
 std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t port);
 
 /// Looks `host` up, and gives up at `deadline`, or soon after a request to stop. With c-ares and
-/// not getaddrinfo(3), which knows no deadline: a resolver that hangs would keep a thread.
+/// not getaddrinfo(3), which knows no deadline: a resolver that hangs would keep a thread. It waits
+/// for IPv4 and IPv6 addresses: a name server that leaves one of the questions open gives neither.
 /// `servers`: name servers as "address:port,...", instead of those of resolv.conf(5); for tests.
 /// Thread-safe, uses no thread of its own.
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,

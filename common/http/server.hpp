@@ -78,9 +78,9 @@ void answer_error(httplib::Response& response, int status, std::string_view sent
 /// Which thread does what: each of `threads` has a loop, and a connection stays in one of them for
 /// life, so it needs no lock. The first also accepts, and deals the connections out in turn.
 /// Handlers run in the loops: one that has to wait must not block, but answer later. An idle or
-/// dripping client is an entry in an epoll and some 400 bytes.
+/// dripping client is an entry in an epoll, some 400 bytes, and what there is of its head.
 ///
-/// Get and on_answer before start; everything else may be called from any thread.
+/// Get and on_answer before start; everything else may be called from any thread, by one at a time.
 class Server {
  public:
   using Handler = std::function<void(const httplib::Request&, httplib::Response&)>;
@@ -119,7 +119,7 @@ class Server {
   bool stop(std::chrono::milliseconds time);
 
   /// Whether all loops have turned since the last call, which has asked them to. For a watchdog:
-  /// however many clients there are, only a server that hangs says no. Not from two threads.
+  /// however many clients there are, only a server that hangs says no.
   bool turned();
 
   std::size_t open_connections() const { return open_connections_; }

@@ -293,6 +293,11 @@ TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
   EXPECT_EQ(get(service.port(), "/health").status(), 503);
 }
 
+TEST_P(Configuration, ALowFileLimitDoesNotRaiseMaxConnections) {
+  Service service(binary, {"--max-connections=5"}, {.max_open_files = 90});
+  EXPECT_EQ(value(line_with(service.process(), "msg", "listening"), "max_connections"), "5");
+}
+
 TEST_P(Configuration, MaxConnectionsThatFitAreLeftAlone) {
   Service service(binary, {"--max-connections=5"}, {.max_open_files = 1024});
   EXPECT_EQ(log_lines(service.process()).size(), 1U);
