@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -26,10 +27,17 @@ constexpr std::size_t kFlushSize = 65'536;
 constexpr std::size_t kMaxWaiting = 8'388'608;
 constexpr std::size_t kMaxEndpoint = 256;
 
+// What stands in a value as it is, in both forms. A table, for each character of a line is looked
+// up.
+constexpr auto kPlain = [] {
+  std::array<bool, 256> plain{};
+  for (unsigned char c = '!'; c <= '~'; ++c) plain[c] = c != '"' && c != '=' && c != '\\';
+  return plain;
+}();
+
 bool needs_quotes(std::string_view text) {
-  return text.empty() || !std::all_of(text.begin(), text.end(), [](char c) {
-           return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';
-         });
+  return text.empty() ||
+         !std::all_of(text.begin(), text.end(), [](unsigned char c) { return kPlain[c]; });
 }
 
 // 2026-11-23T06:47:01.123456Z; all but the fraction is made once a second.
