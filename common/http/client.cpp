@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <optional>
@@ -95,6 +96,7 @@ class Client::Connection final : public Watcher {
   template <typename Work>
   void guarded(Work work);
   void connect_next();
+  void give_up_connecting();
   void send();
   void receive();
   void finish(Answer answer, bool reusable = false);
@@ -105,7 +107,7 @@ class Client::Connection final : public Watcher {
   Call call_;
   bool reused_ = false;
   Clock::time_point old_at_;              // too old after that
-  std::vector<SocketAddress> addresses_;  // not yet tried, the next one last
+  std::vector<SocketAddress> addresses_;  // to be tried, the one that is being tried last
   CallFailure last_failure_;
   std::size_t sent_ = 0;
   std::optional<ResponseParser> parser_;  // of a call that is being sent, or has been
@@ -147,12 +149,13 @@ void Client::Connection::on_resolved(const Resolution& found) {
 }
 
 void Client::Connection::connect_next() {
-  while (!addresses_.empty()) {
-    // One address that swallows packets must not use up the time of the others.
+  for (; !addresses_.empty(); addresses_.pop_back()) {
+    // One that swallows packets must not use up the time of the others. Nor may one lost packet:
+    // TCP itself would repeat it after a second (RFC 6298, section 2).
+    const auto& address = addresses_.back();
+    const auto tries = static_cast<long>(addresses_.size() + (address.silent ? 0 : 1));
     const auto now = Clock::now();
-    set_deadline(now + (call_.deadline - now) / static_cast<long>(addresses_.size()));
-    const auto address = addresses_.back();
-    addresses_.pop_back();
+    set_deadline(now + (call_.deadline - now) / tries);
     const int fd =
         ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int error = fd < 0 ? errno : 0;
@@ -170,6 +173,17 @@ void Client::Connection::connect_next() {
     last_failure_ = failure_of(error);
   }
   finish(std::move(last_failure_));
+}
+
+/// Has the address that says nothing tried once more, behind the others.
+void Client::Connection::give_up_connecting() {
+  last_failure_ = {CallError::kTimeout, "connecting"};
+  if (std::exchange(addresses_.back().silent, true)) {
+    addresses_.pop_back();
+  } else {
+    std::rotate(addresses_.begin(), addresses_.end() - 1, addresses_.end());
+  }
+  connect_next();
 }
 
 void Client::Connection::send() {
@@ -255,6 +269,7 @@ void Client::Connection::on_events(std::uint32_t events) {
         getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size);
         if (error != 0) {
           last_failure_ = failure_of(error);
+          addresses_.pop_back();
           return connect_next();
         }
         [[fallthrough]];
@@ -271,9 +286,7 @@ void Client::Connection::on_deadline() {
   guarded([&] {
     switch (state_) {
       case State::kResolving: return fail(CallError::kTimeout, "looking the name up");
-      case State::kConnecting:
-        last_failure_ = {CallError::kTimeout, "connecting"};
-        return connect_next();
+      case State::kConnecting: return give_up_connecting();
       case State::kCalling:
         return fail(CallError::kTimeout, sent_ < call_.request.size() ? "while sending"
                                          : parser_->begun()           ? "the answer is not complete"

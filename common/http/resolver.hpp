@@ -16,6 +16,7 @@ namespace common::http {
 struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t size = 0;
+  bool silent = false;  ///< has been tried, and said nothing
 };
 
 struct Resolution {

@@ -135,6 +135,22 @@ TEST_F(NetworkFault, PacketsLostAtRandomCostAnswersButNotTime) {
   EXPECT_EQ(b.stop(), 0);
 }
 
+// TCP repeats it after a second, when the budget is spent.
+TEST_F(NetworkFault, TheFirstPacketOfAConnectionMayBeLost) {
+  if (!can_filter_packets()) GTEST_SKIP() << "nft is not installed, or may not be used";
+  auto a = start_a();
+  auto b = start_b(url_of(Network::kAddressA, a.port()));
+  network_->run("a", {"nft",
+                      "add table ip chaos; "
+                      "add chain ip chaos input { type filter hook input priority 0; }; "
+                      "add rule ip chaos input limit rate 1/day burst 1 packets drop"});
+  const auto result = get(b.port(), "/call-echo?msg=one");
+  EXPECT_EQ(result.status(), 200) << result.response->body;
+  EXPECT_GT(result.elapsed, milliseconds(400)) << "no packet was lost";
+  network_->run("a", {"nft", "delete table ip chaos"});
+  EXPECT_EQ(b.stop(), 0);
+}
+
 TEST_F(NetworkFault, LinkDownAndUp) {
   auto a = start_a();
   auto b = start_b(url_of(Network::kAddressA, a.port()));
