@@ -199,10 +199,8 @@ void Client::Connection::send() {
         ::send(fd(), call_.request.data() + sent_, call_.request.size() - sent_, MSG_NOSIGNAL);
     if (count >= 0) {
       sent_ += static_cast<std::size_t>(count);
-    } else if (errno == EAGAIN) {
-      return;
     } else if (errno != EINTR) {
-      return;  // it may have answered before it closed: an answer is looked for all the same
+      return;  // even where it is closed: it may have answered before, and that is looked for
     }
   }
 }
@@ -339,7 +337,7 @@ void Client::Pool::resolve(Connection& connection) {
 
 Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
     : url_(std::move(url)),
-      options_(std::move(options)),
+      options_(options),
       fields_("Host: " + url_.authority() +
               "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n") {
   for (std::size_t i = 0; i < loops; ++i) pools_.push_back(std::make_unique<Pool>(*this));
