@@ -39,6 +39,12 @@ inline std::string_view trim(std::string_view text) {
   return text;
 }
 
+/// Whether a line, cut off before its LF, ends in CRLF and holds no other CR: a bare LF or a bare
+/// CR is what readers disagree on (RFC 9112, section 2.2).
+inline bool ends_in_crlf(std::string_view line) {
+  return line.ends_with('\r') && line.find('\r') == line.size() - 1;
+}
+
 /// What the Connection fields of a head say about the connection (RFC 9112, section 9.3).
 struct Persistence {
   bool close = false;

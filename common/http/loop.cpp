@@ -36,7 +36,6 @@ Watcher::Watcher(Loop& loop) : loop_(loop) { loop_.timers_.emplace(armed_, this)
 Watcher::~Watcher() {
   close_fd();
   loop_.timers_.erase({armed_, this});
-  if (waits_its_turn()) loop_.again_.remove(this);
 }
 
 bool Watcher::watch(int fd, std::uint32_t events) {
@@ -74,7 +73,7 @@ void Watcher::close() {
   closed_ = true;
   close_fd();
   arm(kNever);
-  if (waits_its_turn()) loop_.again_.remove(this);
+  if (waits_its_turn()) turn_.splice(turn_.begin(), loop_.again_, node_);
   loop_.closed_.splice(loop_.closed_.end(), loop_.watchers_, self_);
 }
 
@@ -111,25 +110,28 @@ void Loop::run() {
     fire_timers();
     if (!again_.empty()) {
       auto& watcher = *again_.front();
-      watcher.turn_.splice(watcher.turn_.begin(), again_, again_.begin());
+      watcher.turn_.splice(watcher.turn_.begin(), again_, watcher.node_);
       watcher.on_events(0);
     }
     closed_.clear();
   }
 }
 
+Clock::time_point Loop::next_deadline() const {
+  return timers_.empty() ? kNever : timers_.begin()->first;
+}
+
 int Loop::timeout() const {
   if (!again_.empty()) return 0;
-  if (timers_.empty() || timers_.begin()->first == kNever) return -1;
-  const auto left =
-      std::chrono::ceil<std::chrono::milliseconds>(timers_.begin()->first - Clock::now());
+  if (next_deadline() == kNever) return -1;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_deadline() - Clock::now());
   return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
 }
 
 void Loop::fire_timers() {
-  if (timers_.empty() || timers_.begin()->first == kNever) return;
+  if (next_deadline() == kNever) return;
   const auto now = Clock::now();
-  while (!timers_.empty() && timers_.begin()->first <= now) {
+  while (next_deadline() <= now) {
     auto& watcher = *timers_.begin()->second;
     if (watcher.deadline_ > now) {
       watcher.arm(watcher.deadline_);

@@ -59,7 +59,8 @@ class Watcher {
   Loop& loop_;
   int fd_ = -1;
   bool closed_ = false;
-  std::list<Watcher*> turn_{this};  // empty while it is in the loop's
+  std::list<Watcher*> turn_{this};  // empty while its node is in the loop's
+  const std::list<Watcher*>::iterator node_ = turn_.begin();
   Clock::time_point deadline_ = kNever;
   Clock::time_point armed_ = kNever;  // when the loop looks at deadline_
   std::list<std::unique_ptr<Watcher>>::iterator self_;
@@ -105,6 +106,7 @@ class Loop {
   friend class Watcher;
   using Watchers = std::list<std::unique_ptr<Watcher>>;
 
+  Clock::time_point next_deadline() const;
   int timeout() const;
   void run_posted();
   void fire_timers();

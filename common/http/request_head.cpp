@@ -196,10 +196,7 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
       return parser.refuse(431, "the request head is longer than 16384 bytes");
     }
     if (!complete) return IncompleteHead{};
-    // RFC 9112, section 2.2: CRLF ends a line; a bare LF or a bare CR is what readers disagree on.
-    if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
-      return parser.refuse(400, "a line does not end in CRLF");
-    }
+    if (!ends_in_crlf(line)) return parser.refuse(400, "a line does not end in CRLF");
     const auto text = line.substr(0, line.size() - 1);
     position = end + 1;
 

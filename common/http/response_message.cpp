@@ -97,9 +97,7 @@ bool ResponseParser::take_line(std::string_view& bytes, std::string_view& line,
   line = bytes.substr(0, end);
   bytes.remove_prefix(size);
   lines_ += size;
-  if (!line.ends_with('\r') || line.find('\r') != line.size() - 1) {
-    return fail("has a line that does not end in CRLF");
-  }
+  if (!ends_in_crlf(line)) return fail("has a line that does not end in CRLF");
   line.remove_suffix(1);
   return true;
 }
