@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <future>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #include "chaos/expectations.hpp"
@@ -171,9 +173,40 @@ TEST_F(NetworkFault, AnAddressThatSwallowsPacketsLeavesTimeForTheNextOne) {
   network_->set_etc("b", "hosts",
                     std::string(Network::kSilentAddress) + " service-a.test\n" +
                         Network::kAddressA + " service-a.test\n");
+  const NameServer server([](const std::string&) { return std::string(); }, 53);
+  network_->set_etc("b", "resolv.conf", "nameserver 127.0.0.1\n");
   auto b = start_b(url_of("service-a.test", a.port()));
   expect_right_answer(b.port(), "one");
+  EXPECT_EQ(server.queries(), 0);  // the hosts file says it all
   EXPECT_EQ(b.stop(), 0);
+}
+
+// An address of one kind ends a look-up: what a place further down says of the other is not asked.
+TEST_F(NetworkFault, AddressesAreThoseOfTheFirstPlaceThatHasAny) {
+  std::mutex mutex;
+  std::set<std::string> domains;
+  const NameServer server(
+      [&](const std::string& query) {
+        const auto domain = query.substr(query.find("service-a") + 10, 6);
+        const std::lock_guard lock(mutex);
+        domains.insert(domain);
+        return address_answer(query, domain == "second" ? Network::kAddressA : "127.0.0.1");
+      },
+      53);
+  network_->set_etc("b", "resolv.conf", "nameserver 127.0.0.1\nsearch second.test third.test\n");
+  network_->set_etc("b", "hosts", "::2 in-the-file.test\n");
+  auto a = start_a();
+  auto b = start_b(url_of("service-a", a.port()));
+  expect_right_answer(b.port(), "the first domain of the search list");
+  EXPECT_EQ(b.stop(), 0);
+  EXPECT_THAT(domains, ::testing::ElementsAre("second"));
+
+  auto b_of_file = start_b(url_of("in-the-file.test", a.port()));
+  const auto result = get(b_of_file.port(), "/call-echo?msg=one");
+  EXPECT_EQ(result.status(), 503);
+  EXPECT_THAT(result.response->body, ::testing::HasSubstr("unreachable"));  // there is no IPv6 here
+  EXPECT_EQ(b_of_file.stop(), 0);
+  EXPECT_THAT(domains, ::testing::ElementsAre("second"));
 }
 
 TEST_F(NetworkFault, AResolverThatHangsCostsNoThreadAndNoTime) {
@@ -209,7 +242,7 @@ TEST_F(NetworkFault, AStopDoesNotWaitForAResolverThatHangs) {
 
 TEST_F(NetworkFault, AResolverThatIsNotThereIsADnsFailure) {
   network_->set_etc("b", "resolv.conf", std::string("nameserver ") + Network::kAddressA + "\n");
-  network_->set("a", "ipv4/icmp_ratelimit", "0");  // each question hears "port unreachable"
+  network_->set("a", "ipv4/icmp_ratemask", "0");  // each question hears "port unreachable"
   auto b = start_b(url_of("service-a.test", 8080));
   const auto tally = call(b, {"dns_failure"}, 50);
   report(tally.summary());

@@ -123,16 +123,17 @@ TEST(Resolve, RubbishForAnAnswerIsAnErrorOrTheDeadline) {
   }
 }
 
-TEST(Resolve, ANameServerThatIsNotThereIsAnErrorOrTheDeadline) {
+TEST(Resolve, ANameServerThatIsNotThereIsAnErrorAtOnce) {
   std::string address;
   {
     const NameServer gone([](const std::string&) { return std::string(); });
     address = gone.address();
   }
-  const auto [found, elapsed] = resolve_within(500ms, kName, address);
+  const auto [found, elapsed] = resolve_within(10s, kName, address);
   EXPECT_TRUE(found.addresses.empty());
-  EXPECT_TRUE(found.timed_out || !found.error.empty());
-  EXPECT_LT(elapsed, 1s);
+  EXPECT_FALSE(found.timed_out);
+  EXPECT_NE(found.error, "");
+  EXPECT_LT(elapsed, 1s);  // c-ares would ask again after 1.7 s
 }
 
 TEST(Resolve, TheSecondNameServerHelpsWhereTheFirstIsSilent) {
