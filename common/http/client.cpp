@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <optional>
 #include <system_error>
 #include <thread>
@@ -34,6 +35,27 @@ CallFailure failure_of(int error) {
     case EAGAIN: return {CallError::kOverloaded, text};
     default: return {CallError::kUnreachable, text};  // connect(2)
   }
+}
+
+/// What connect(2) came to: an errno, or 0. Where nobody listens, the kernel may choose for our end
+/// the very port that we connect to, and a socket then meets itself (RFC 9293, section 3.5). Such a
+/// one is reset at its end, or it would leave the port in TIME_WAIT, where the peer cannot listen.
+int connect_error(int fd) {
+  sockaddr_storage ours{};
+  sockaddr_storage theirs{};
+  socklen_t size = sizeof ours;
+  getsockname(fd, reinterpret_cast<sockaddr*>(&ours), &size);
+  size = sizeof theirs;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&theirs), &size) == 0 &&
+      std::memcmp(&ours, &theirs, size) == 0) {
+    const linger reset{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    return ECONNREFUSED;
+  }
+  int error = 0;
+  size = sizeof error;
+  getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+  return error;
 }
 
 }  // namespace
@@ -164,7 +186,7 @@ void Client::Connection::connect_next() {
       setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       const bool connecting =
           ::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.size) != 0;
-      error = connecting ? errno : 0;
+      error = connecting ? errno : connect_error(fd);
       // Only now: a socket that is not connected yet has hung up, for epoll.
       if (!watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) error = errno;
       if (error == 0) return send();
@@ -240,7 +262,7 @@ void Client::Connection::finish(Answer answer, bool reusable) {
   parser_.reset();
   if (reusable) {
     state_ = State::kIdle;
-    set_deadline(std::min(old_at_, Clock::now() + pool_.client().options_.idle_timeout));
+    set_deadline(old_at_);
     pool_.keep(*this);
   } else {
     close();
@@ -262,10 +284,7 @@ void Client::Connection::on_events(std::uint32_t events) {
       case State::kResolving: break;
       case State::kConnecting: {
         if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) == 0) return;
-        int error = 0;
-        socklen_t size = sizeof error;
-        getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size);
-        if (error != 0) {
+        if (const int error = connect_error(fd())) {
           last_failure_ = failure_of(error);
           addresses_.pop_back();
           return connect_next();

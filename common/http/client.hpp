@@ -33,9 +33,8 @@ struct CallFailure {
 };
 
 struct ClientOptions {
-  std::chrono::milliseconds budget{1'000};         ///< for one whole call, retry included
-  std::size_t max_calls = 64;                      ///< at the same time; one more is kOverloaded
-  std::chrono::milliseconds idle_timeout{30'000};  ///< less than the peer's own
+  std::chrono::milliseconds budget{1'000};  ///< for one whole call, retry included
+  std::size_t max_calls = 64;               ///< at the same time; one more is kOverloaded
   /// Behind a load balancer each connection is one replica's: few calls need few connections, and
   /// only new ones can spread them. One connect in two seconds costs nothing beside that.
   std::chrono::milliseconds max_age{2'000};
