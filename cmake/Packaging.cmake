@@ -7,12 +7,17 @@ find_program(GZIP gzip)
 
 install(TARGETS service-a service-b)
 set(configuration ${CMAKE_INSTALL_FULL_SYSCONFDIR}/default)
+set(port_service-a 8080)
+set(port_service-b 8081)
 set(about_service-a "answers /echo over HTTP")
 set(about_service-b "answers /call-echo by calling service-a over HTTP")
 foreach(service service-a service-b)
-  set(unit_file ${PROJECT_BINARY_DIR}/${service}.service)
-  configure_file(deploy/systemd/${service}.service.in ${unit_file} @ONLY)
-  install(FILES ${unit_file} deploy/systemd/${service}.socket DESTINATION lib/systemd/system)
+  set(port ${port_${service}})
+  set(about ${about_${service}})
+  foreach(unit service socket)
+    configure_file(deploy/systemd/unit.${unit}.in ${PROJECT_BINARY_DIR}/${service}.${unit} @ONLY)
+    install(FILES ${PROJECT_BINARY_DIR}/${service}.${unit} DESTINATION lib/systemd/system)
+  endforeach()
   # What somebody has configured stays as it is.
   install(CODE "
     if(NOT EXISTS \"\$ENV{DESTDIR}${configuration}/${service}\")
@@ -22,7 +27,7 @@ foreach(service service-a service-b)
     set(page ${PROJECT_BINARY_DIR}/${service}.1)
     add_custom_command(
       OUTPUT ${page}.gz
-      COMMAND ${HELP2MAN} --no-info --name=${about_${service}} --output=${page} $<TARGET_FILE:${service}>
+      COMMAND ${HELP2MAN} --no-info --name=${about} --output=${page} $<TARGET_FILE:${service}>
       COMMAND ${GZIP} -9nf ${page}
       DEPENDS ${service}
       VERBATIM)

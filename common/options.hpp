@@ -28,7 +28,7 @@ struct Options {
 
 /// "250ms", "1s", "1.5s" to milliseconds; nothing for anything else, or for more than a day.
 std::optional<Duration> parse_duration(const std::string& text);
-/// The shortest of these forms.
+/// In one of these forms.
 std::string to_text(Duration duration);
 
 /// The command line. A flag wins over its environment variable, which wins over the default.

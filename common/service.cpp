@@ -64,7 +64,7 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
   options.max_connections = std::min(
       options.max_connections, std::max(1, available - 2 * upstream_calls - options.max_surplus));
   return "the limit of open files (" + std::to_string(limit.rlim_cur) +
-         ") is too low, connections are limited to " + std::to_string(options.max_connections);
+         ") is too low for what is configured: the next line says what is allowed";
 }
 
 int check_health(const std::string& name, const Options& options) {

@@ -11,7 +11,7 @@
 namespace common {
 
 /// Raises the limit of open files as far as it goes, and lowers `options.max_connections` and
-/// `upstream_calls` to what fits. Returns a sentence for the log where connections were lowered.
+/// `upstream_calls` to what fits. Returns a sentence for the log where that is less.
 std::string fit_to_file_limit(Options& options, int& upstream_calls);
 
 /// Asks the one that runs at the address of `options` for its /health. Returns the exit code: 0 for
@@ -20,7 +20,8 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls);
 int check_health(const std::string& name, const Options& options);
 
 /// The life of a service: log, metrics, the server with /health, /ready and /metrics, start, and
-/// what happens at SIGTERM. Make one, add handlers to server(), then run().
+/// what happens at SIGTERM. Make one, add handlers to server(), then run(). The first thing of a
+/// process: from here on SIGTERM and SIGINT are blocked in all its threads, and taken by run().
 class Service {
  public:
   Service(const std::string& name, const Options& options);

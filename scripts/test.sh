@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs all tests.
-#   scripts/test.sh [options for ctest...]     such as: -L unit, -R timeout, --rerun-failed
+#   scripts/test.sh [options for ctest...]     such as: -L unit, -R Timeout, --rerun-failed
 # env PRESET: the build under test: dev (default), release, asan, tsan. Its unit tests run, and its
 # services: the programs that start them as processes are built once, in dev.
 # env CI: warnings are errors.

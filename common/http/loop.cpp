@@ -17,8 +17,10 @@ constexpr std::size_t kEventsPerTurn = 64;
 
 class Timer final : public Watcher {
  public:
-  Timer(Loop& loop, std::function<void()> task) : Watcher(loop), task_(std::move(task)) {}
-  void start(Clock::time_point when) { set_deadline(when); }
+  Timer(Loop& loop, Clock::time_point when, std::function<void()> task)
+      : Watcher(loop), task_(std::move(task)) {
+    set_deadline(when);
+  }
   void on_events(std::uint32_t) override {}
   void on_deadline() override {
     close();
@@ -172,7 +174,7 @@ void Loop::run_posted() {
 }
 
 void Loop::after(std::chrono::milliseconds delay, std::function<void()> task) {
-  emplace<Timer>(std::move(task)).start(Clock::now() + delay);
+  emplace<Timer>(Clock::now() + delay, std::move(task));
 }
 
 void Loop::drain() {

@@ -86,7 +86,7 @@ class Loop {
   void post(std::function<void()> task);
   void after(std::chrono::milliseconds delay, std::function<void()> task);
 
-  /// Makes a watcher, whose constructor must not set a deadline yet.
+  /// Makes a watcher.
   template <typename Kind, typename... Arguments>
   Kind& emplace(Arguments&&... arguments) {
     Watchers made(1);

@@ -113,7 +113,6 @@ std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t
 
 Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
                    const std::string& servers, const std::stop_token& stop) {
-  if (auto literal = resolve_literal(host, port)) return *literal;
   Lookup lookup;
   static const int library = ares_library_init(ARES_LIB_INIT_ALL);
   ares_channel channel = nullptr;

@@ -29,8 +29,8 @@ struct MalformedResponse {
 };
 
 /// Reads one answer, from a peer that is not trusted (RFC 9112, sections 4, 6.3 and 7.1). Interim
-/// answers (1xx) are skipped. Each byte is looked at about once, however the peer cuts its bytes
-/// into pieces, which has no influence on the verdict.
+/// answers (1xx) are skipped. How the peer cuts its bytes into pieces has no influence on the
+/// verdict, and little on the work: only a line that has not ended is searched again.
 class ResponseParser {
  public:
   using Verdict = std::variant<IncompleteResponse, ResponseMessage, MalformedResponse>;

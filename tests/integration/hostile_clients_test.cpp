@@ -600,7 +600,8 @@ TEST_P(EitherService, ClosesWhereTheClientClosesInTheMiddleOfARequest) {
   Connection connection(port());
   ASSERT_TRUE(connection.send("GET /health HTTP/1.1\r\nHo"));
   connection.shutdown_write();
-  const auto rest = connection.read_until_close();
+  EXPECT_TRUE(connection.closed_by_peer());
+  const auto& rest = connection.unread();
   EXPECT_TRUE(rest.empty() || rest.starts_with("HTTP/1.1 4")) << rest;
 }
 
