@@ -1,21 +1,33 @@
 #include "common/json.hpp"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "common/http/server.hpp"
 
 namespace common {
 
-void answer_json(httplib::Response& response, int status, const nlohmann::json& json) {
+std::string to_json(std::string_view text) { return nlohmann::json(text).dump(); }
+
+std::string json_object(
+    std::initializer_list<std::pair<std::string_view, std::string_view>> members) {
+  std::string json;
+  for (const auto& [name, value] : members) {
+    json.append(json.empty() ? "{\"" : ",\"").append(name).append("\":").append(value);
+  }
+  return json += '}';
+}
+
+void answer_json(httplib::Response& response, int status, const std::string& json) {
   response.status = status;
-  response.set_content(json.dump() + "\n", "application/json");
+  response.set_content(json + "\n", "application/json");
 }
 
 bool is_utf8(const std::string& text) {
   // Most is ASCII, and need not be written as JSON to be told so.
   if (std::all_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x80; })) return true;
   try {
-    nlohmann::json(text).dump();
+    to_json(text);
     return true;
   } catch (const nlohmann::json::type_error&) {
     return false;

@@ -2,14 +2,24 @@
 
 #include <httplib.h>
 
-#include <nlohmann/json.hpp>
+#include <initializer_list>
 #include <string>
+#include <string_view>
+#include <utility>
 
 namespace common {
 
-/// Makes `response` a JSON answer: compact, keys sorted, raw UTF-8, one trailing newline. REQUIRES:
-/// strings are valid UTF-8.
-void answer_json(httplib::Response& response, int status, const nlohmann::json& json);
+/// As a JSON string, with its quotes; UTF-8 stays as it is. Throws nlohmann::json::type_error where
+/// `text` is not valid UTF-8.
+std::string to_json(std::string_view text);
+
+/// A compact object of these names and values, which are JSON. Not made of nlohmann::json objects:
+/// their destructors allocate, and to have no memory for that would be the end of the process.
+std::string json_object(
+    std::initializer_list<std::pair<std::string_view, std::string_view>> members);
+
+/// Makes `response` a JSON answer: `json` and one newline.
+void answer_json(httplib::Response& response, int status, const std::string& json);
 
 /// Well-formed as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool is_utf8(const std::string& text);

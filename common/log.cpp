@@ -165,6 +165,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
       ++dropped_;
       return;
     }
+    waiting_.reserve(waiting_.size() + message.payload.size() + 1);  // a whole line, or none
     const bool first = waiting_.empty();
     waiting_.append(message.payload.data(), message.payload.size());
     waiting_ += '\n';

@@ -1,5 +1,6 @@
 #include "common/metrics.hpp"
 
+#include <dirent.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -7,10 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <system_error>
 
 namespace common {
 namespace {
@@ -29,10 +27,12 @@ std::string_view known_method(const std::string& method) {
 }
 
 double open_files() {
-  std::error_code none_left;
-  const std::filesystem::directory_iterator files("/proc/self/fd", none_left);
-  const auto count = std::distance(files, {}) - 1;  // without the directory itself
-  return static_cast<double>(std::max(count, std::ptrdiff_t{0}));
+  DIR* const files = opendir("/proc/self/fd");
+  if (files == nullptr) return 0;
+  int count = -3;  // ".", "..", and the directory itself
+  while (readdir(files) != nullptr) ++count;
+  closedir(files);
+  return count;
 }
 
 double resident_bytes() {

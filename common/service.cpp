@@ -105,11 +105,11 @@ Service::Service(const std::string& name, const Options& options)
   });
 
   server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
-    answer_json(response, 200, {{"status", "ok"}});
+    answer_json(response, 200, R"({"status":"ok"})");
   });
   server_.Get("/ready", [this](const httplib::Request&, httplib::Response& response) {
-    const bool draining = server_.draining();
-    answer_json(response, draining ? 503 : 200, {{"status", draining ? "draining" : "ok"}});
+    if (server_.draining()) return answer_json(response, 503, R"({"status":"draining"})");
+    answer_json(response, 200, R"({"status":"ok"})");
   });
   server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
     response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");

@@ -10,7 +10,8 @@ void add_routes(common::http::Server& server, const Options& options) {
       exchange.answer([&exchange] {
         std::string msg;
         if (!common::read_msg(exchange.request, exchange.response, msg)) return;
-        common::answer_json(exchange.response, 200, {{"echo", msg}});
+        const auto echo = common::to_json(msg);
+        common::answer_json(exchange.response, 200, common::json_object({{"echo", echo}}));
       });
     };
     if (delay.count() == 0) return answer();

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,7 +30,7 @@ struct Unavailable {
 class EchoClient {
  public:
   /// Service A's {"echo":msg}, or why there is none.
-  using Answer = std::variant<nlohmann::json, Unavailable>;
+  using Answer = std::variant<std::string, Unavailable>;
 
   /// `loops`: their number, as for common::http::Client.
   EchoClient(const Options& options, std::size_t loops);
@@ -46,7 +45,7 @@ class EchoClient {
   /// Service A does: on the thread of `loop`, which must be the one that calls this.
   /// REQUIRES: msg is valid UTF-8 and fits().
   void echo(common::http::Loop& loop, const std::string& msg, const std::string& request_id,
-            const common::http::TraceContext& trace, std::function<void(Answer)> done);
+            const common::http::TraceContext& trace, std::function<void(const Answer&)> done);
 
   /// Thread-safe.
   std::size_t calls_under_way() const { return client_.calls_under_way(); }

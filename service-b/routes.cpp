@@ -7,18 +7,17 @@ namespace {
 
 using common::http::Clock;
 
-void fill(common::http::PendingExchange& exchange, EchoClient::Answer&& answer,
+void fill(common::http::PendingExchange& exchange, const EchoClient::Answer& answer,
           Clock::duration duration) {
   auto& response = exchange.response;
   const auto took = common::milliseconds(duration);
   exchange.note("upstream_ms", took, true);
   response.set_header("Server-Timing", "service-a;dur=" + took);
-  nlohmann::json body;
-  body["service_b"] = "ok";
   const auto* unavailable = std::get_if<Unavailable>(&answer);
   if (unavailable == nullptr) {
-    body["service_a"] = std::move(std::get<nlohmann::json>(answer));
-    return common::answer_json(response, 200, body);
+    const auto& service_a = std::get<std::string>(answer);
+    return common::answer_json(
+        response, 200, common::json_object({{"service_a", service_a}, {"service_b", R"("ok")"}}));
   }
   exchange.outcome = common::http::Exchange::Outcome::kFailed;
   exchange.note("reason", std::string(unavailable->reason));
@@ -27,10 +26,11 @@ void fill(common::http::PendingExchange& exchange, EchoClient::Answer&& answer,
     exchange.note("upstream_status", std::to_string(unavailable->upstream_status), true);
   }
   response.set_header("Retry-After", "1");
-  body["service_a"] = "unavailable";
-  body["reason"] = unavailable->reason;
-  body["error"] = unavailable->sentence;
-  common::answer_json(response, 503, body);
+  common::answer_json(response, 503,
+                      common::json_object({{"error", common::to_json(unavailable->sentence)},
+                                           {"reason", common::to_json(unavailable->reason)},
+                                           {"service_a", R"("unavailable")"},
+                                           {"service_b", R"("ok")"}}));
 }
 
 }  // namespace
@@ -50,12 +50,12 @@ void add_routes(common::http::Server& server, EchoClient& service_a, common::Met
       });
     }
     service_a.echo(exchange.loop(), msg, exchange.request_id, exchange.trace,
-                   [&exchange, &metrics, start = Clock::now()](EchoClient::Answer result) {
+                   [&exchange, &metrics, start = Clock::now()](const EchoClient::Answer& result) {
                      exchange.answer([&] {
                        const auto duration = Clock::now() - start;
                        const auto* unavailable = std::get_if<Unavailable>(&result);
                        metrics.upstream_call(unavailable ? unavailable->reason : "", duration);
-                       fill(exchange, std::move(result), duration);
+                       fill(exchange, result, duration);
                      });
                    });
   });

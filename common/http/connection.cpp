@@ -115,10 +115,16 @@ void Connection::on_drain() {
 void Connection::advance(const Refusal* refusal) {
   advancing_ = true;
   try {
-    if (refusal != nullptr) refuse(*refusal);
-    answer_and_receive();
+    try {
+      if (refusal != nullptr) refuse(*refusal);
+      answer_and_receive();
+    } catch (const std::bad_alloc&) {  // outside of any handler
+      if (exchange_ || closing_) throw;
+      refuse({500, "internal error", {}, {}});
+      answer_and_receive();
+    }
   } catch (...) {
-    end();  // out of memory, outside of any handler: this connection is lost, the others live on
+    end();  // not even for that: this connection is lost, the others live on
   }
   advancing_ = false;
 }
@@ -284,7 +290,8 @@ void Connection::complete() {
 void Connection::refuse(const Refusal& refusal) {
   closing_ = true;
   Exchange exchange;
-  exchange.outcome = Exchange::Outcome::kRefused;
+  exchange.outcome =
+      refusal.status == 500 ? Exchange::Outcome::kFailed : Exchange::Outcome::kRefused;
   exchange.start = Clock::now();
   exchange.method = refusal.method;
   exchange.endpoint = refusal.path;

@@ -171,8 +171,14 @@ void Server::start() {
 
 bool Server::turned() {
   const bool all = turned_ == nullptr || *turned_ == loops_.size();
-  turned_ = std::make_shared<std::atomic<std::size_t>>(0);
-  for (const auto& loop : loops_) loop->post([turned = turned_] { ++*turned; });
+  turned_ = nullptr;
+  try {
+    const auto turned = std::make_shared<std::atomic<std::size_t>>(0);
+    for (const auto& loop : loops_) loop->post([turned] { ++*turned; });
+    turned_ = turned;
+  } catch (const std::bad_alloc&) {
+    // The next call says yes: who has no memory does not hang.
+  }
   return all;
 }
 

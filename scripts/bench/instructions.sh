@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-budget_a=21000
-budget_b=41000
+budget_a=19000
+budget_b=36000
 few_requests=100
 many_requests=1100
 

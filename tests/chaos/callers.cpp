@@ -47,6 +47,8 @@ void Tally::add(const Tally& other) {
   ok += other.ok;
   for (const auto& [reason, count] : other.unavailable) unavailable[reason] += count;
   full += other.full;
+  failed += other.failed;
+  lost += other.lost;
   refused += other.refused;
   repeated += other.repeated;
   repeated_new += other.repeated_new;
@@ -72,6 +74,8 @@ std::string Tally::summary() const {
   out << "calls=" << calls << " 200=" << ok;
   for (const auto& [reason, count] : unavailable) out << " 503:" << reason << "=" << count;
   if (full > 0) out << " 503:full=" << full;
+  if (failed > 0) out << " 500=" << failed;
+  if (lost > 0) out << " lost=" << lost;
   if (refused > 0) out << " refused=" << refused;
   if (repeated > 0) out << " repeated=" << repeated << " (" << repeated_new << " of a new one)";
   out << " p50=" << percentile(0.5) << "ms p99=" << percentile(0.99) << "ms slowest=" << std::fixed
@@ -131,6 +135,11 @@ bool Callers::wait_for_ok(std::size_t more, milliseconds timeout) {
 bool Callers::wait_for_unavailable(std::size_t more, milliseconds timeout) {
   const auto wanted = unavailable_ + more;
   return eventually([&] { return unavailable_ >= wanted; }, timeout);
+}
+
+bool Callers::wait_for_failed(std::size_t more, milliseconds timeout) {
+  const auto wanted = failed_ + more;
+  return eventually([&] { return failed_ >= wanted; }, timeout);
 }
 
 void Callers::run(Caller& caller) {
@@ -196,6 +205,11 @@ void Callers::call(Caller& caller) {
     const bool nothing_came = connection.unread().empty();
     const bool closed = error.starts_with("closed") || error.starts_with("reset");
     caller.connection.reset();
+    if (closed && nothing_came && options_.may_fail) {
+      const std::lock_guard lock(caller.mutex);
+      ++caller.tally.lost;
+      return;
+    }
     if (!closed || !nothing_came || !options_.may_be_closed) {
       return violation(std::string("no answer on a ") + (reused ? "reused" : "new") +
                        " connection, " + (nothing_came ? "not a byte" : "cut") + ": " + error);
@@ -232,6 +246,14 @@ void Callers::judge(Caller& caller, const std::string& msg, const std::string& i
   if (options_.may_be_full && response.status == 503 &&
       json == nlohmann::json{{"error", "too many open connections"}}) {
     ++tally.full;
+    return;
+  }
+  if (options_.may_fail && response.status == 500) {
+    ++tally.failed;
+    ++failed_;
+    if (!response.body.empty() && json != nlohmann::json{{"error", "internal error"}}) {
+      tally.violation("not an internal error" + seen);
+    }
     return;
   }
   if (response.header("x-request-id") != id) tally.violation("another request's id" + seen);

@@ -46,6 +46,9 @@ struct CallerOptions {
   bool may_be_closed = false;
   // Whether the service may answer 503 "too many open connections".
   bool may_be_full = false;
+  // Whether the service may be out of memory: a 500 is counted as `failed`, a connection closed
+  // without a byte as `lost`.
+  bool may_fail = false;
 };
 
 // What callers saw.
@@ -54,6 +57,8 @@ struct Tally {
   std::size_t ok = 0;
   std::map<std::string, std::size_t, std::less<>> unavailable;  // 503s by their reason
   std::size_t full = 0;
+  std::size_t failed = 0;
+  std::size_t lost = 0;
   std::size_t refused = 0;
   std::size_t repeated = 0;
   std::size_t repeated_new = 0;  // of them on a connection that had carried nothing before
@@ -102,6 +107,7 @@ class Callers {
   // Waits for `more` further ones. False after `timeout`.
   bool wait_for_ok(std::size_t more, std::chrono::milliseconds timeout = kPatience);
   bool wait_for_unavailable(std::size_t more, std::chrono::milliseconds timeout = kPatience);
+  bool wait_for_failed(std::size_t more, std::chrono::milliseconds timeout = kPatience);
 
  private:
   struct Caller {
@@ -128,6 +134,7 @@ class Callers {
   std::atomic<std::size_t> running_{0};
   std::atomic<std::size_t> ok_{0};
   std::atomic<std::size_t> unavailable_{0};
+  std::atomic<std::size_t> failed_{0};
   std::list<Caller> callers_;
 };
 

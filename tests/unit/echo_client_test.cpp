@@ -57,7 +57,7 @@ TEST(EchoClient, SendsNothingButWhatItIsGivenAndItsOwn) {
       "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", "a=1");
   const auto result = call(options, "a b&c", "the-id", trace);
   ASSERT_EQ(reason_of(result), "");
-  EXPECT_EQ(std::get<nlohmann::json>(result), (nlohmann::json{{"echo", "a b&c"}}));
+  EXPECT_EQ(std::get<std::string>(result), R"({"echo":"a b&c"})");
   ASSERT_EQ(upstream.requests().size(), 1u);
   const auto request = upstream.requests()[0];
   const auto parsed = common::http::parse_request_head(request);

@@ -49,15 +49,18 @@ TEST(IsUtf8, KnowsTheFamousCases) {
   EXPECT_FALSE(is_utf8("\xFF"));
 }
 
-TEST(AnswerJson, IsCompactSortedRawAndOneLine) {
-  const auto body_of = [](const nlohmann::json& json) {
-    httplib::Response response;
-    answer_json(response, 200, json);
-    return response.body;
-  };
-  EXPECT_EQ(body_of({{"b", 1}, {"a", "\u00e4 \" \\ / \x7f"}}),
-            "{\"a\":\"\u00e4 \\\" \\\\ / \x7f\",\"b\":1}\n");
-  EXPECT_EQ(body_of({{"a", "\n\0"s}}), "{\"a\":\"\\n\\u0000\"}\n");
+TEST(ToJson, EscapesWhatItMustAndLeavesTheRestRaw) {
+  EXPECT_EQ(to_json("\u00e4 \" \\ / \x7f"), "\"\u00e4 \\\" \\\\ / \x7f\"");
+  EXPECT_EQ(to_json("\n\0"s), "\"\\n\\u0000\"");
+  EXPECT_THROW(to_json("\xff"), std::exception);
+}
+
+TEST(AnswerJson, IsCompactAndOneLine) {
+  httplib::Response response;
+  answer_json(response, 503, json_object({{"a", to_json("b")}, {"c", json_object({{"d", "1"}})}}));
+  EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(response.body, "{\"a\":\"b\",\"c\":{\"d\":1}}\n");
+  EXPECT_EQ(response.get_header_value("Content-Type"), "application/json");
 }
 
 TEST(ReadMsg, TakesTheFirst) {
