@@ -62,10 +62,11 @@ struct Outcome {
   std::string err;
 };
 
-inline Outcome run(const std::string& binary, std::vector<std::string> flags,
+inline Outcome run(const std::string& binary, const std::vector<std::string>& flags,
                    ProcessOptions options = {}) {
-  flags.insert(flags.begin(), binary);
-  Process process(flags, std::move(options));
+  std::vector<std::string> argv{binary};
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  Process process(std::move(argv), std::move(options));
   Outcome result;
   result.code = process.wait(kPatience);
   result.out = process.out();

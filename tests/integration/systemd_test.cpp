@@ -21,8 +21,8 @@ class NotifySocket {
   // `abstract`: not in the file system; unix(7).
   explicit NotifySocket(bool abstract)
       : fd_(check(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket")),
-        name_((abstract ? "@" : "") + std::filesystem::temp_directory_path().string() + "/notify-" +
-              std::to_string(::getpid()) + "-" + std::to_string(fd_.get())) {
+        name_(std::string(abstract ? "@" : "") + std::filesystem::temp_directory_path().string() +
+              "/notify-" + std::to_string(::getpid()) + "-" + std::to_string(fd_.get())) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     name_.copy(address.sun_path, sizeof address.sun_path - 1);

@@ -54,7 +54,9 @@ std::string many_fields(int count) {
 
 // A GET whose request line has exactly `size` bytes, CRLF not counted.
 std::string with_request_line(std::size_t size) {
-  return target("/" + std::string(size - "GET / HTTP/1.1"s.size(), 'a'));
+  std::string path(size - "GET  HTTP/1.1"s.size(), 'a');
+  path.front() = '/';
+  return target(path);
 }
 
 // A GET whose head has exactly `size` bytes.

@@ -38,10 +38,10 @@ std::string text_of(const SocketAddress& address) {
   const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address.storage);
   if (address.storage.ss_family == AF_INET) {
     inet_ntop(AF_INET, &v4.sin_addr, text.data(), text.size());
-    return text.data() + (":" + std::to_string(ntohs(v4.sin_port)));
+    return std::string(text.data()) + ":" + std::to_string(ntohs(v4.sin_port));
   }
   inet_ntop(AF_INET6, &v6.sin6_addr, text.data(), text.size());
-  return text.data() + ("|" + std::to_string(ntohs(v6.sin6_port)));
+  return std::string(text.data()) + "|" + std::to_string(ntohs(v6.sin6_port));
 }
 
 // A name that no hosts file has.
