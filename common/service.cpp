@@ -63,8 +63,11 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
   options.max_surplus = std::min(options.max_surplus, available / 6);
   options.max_connections = std::min(
       options.max_connections, std::max(1, available - 2 * upstream_calls - options.max_surplus));
-  return "the limit of open files (" + std::to_string(limit.rlim_cur) +
-         ") is too low for what is configured: the next line says what is allowed";
+  auto warning = "the limit of open files (" + std::to_string(limit.rlim_cur) +
+                 ") is too low for what is configured: max_connections is now " +
+                 std::to_string(options.max_connections);
+  if (upstream_calls > 0) warning += ", max_upstream_calls " + std::to_string(upstream_calls);
+  return warning;
 }
 
 int check_health(const std::string& name, const Options& options) {
