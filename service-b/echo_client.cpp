@@ -97,7 +97,7 @@ void EchoClient::echo(common::http::Loop& loop, const std::string& msg,
   if (!trace.state.empty()) fields += "tracestate: " + trace.state + "\r\n";
   client_.get(loop, echo_target(msg), fields,
               [this, msg, done = std::move(done)](const common::http::Client::Answer& called) {
-                Answer answer = Unavailable{"overloaded", {}, 0};
+                Answer answer = Unavailable{"overloaded", "no memory left", 0};
                 try {
                   answer = check(msg, called);
                 } catch (const std::bad_alloc&) {

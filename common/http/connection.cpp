@@ -72,6 +72,7 @@ Loop& PendingExchange::loop() const { return connection.loop(); }
 void PendingExchange::fail(const char* what) noexcept {
   outcome = Outcome::kFailed;
   response = {};
+  notes.clear();  // they are about the answer that is not sent
   try {
     answer_error(response, 500, "internal error");
     note("error", what);
@@ -290,8 +291,11 @@ void Connection::complete() {
 void Connection::refuse(const Refusal& refusal) {
   closing_ = true;
   Exchange exchange;
-  exchange.outcome =
-      refusal.status == 500 ? Exchange::Outcome::kFailed : Exchange::Outcome::kRefused;
+  exchange.outcome = Exchange::Outcome::kRefused;
+  if (refusal.status == 500) {
+    exchange.outcome = Exchange::Outcome::kFailed;
+    exchange.note("error", "no memory to read the request");
+  }
   exchange.start = Clock::now();
   exchange.method = refusal.method;
   exchange.endpoint = refusal.path;

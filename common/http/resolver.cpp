@@ -23,9 +23,10 @@ struct Lookup {
   bool done = false;
 };
 
-// What c-ares would do itself, but for one thing: it sends the questions for IPv4 and IPv6 over one
-// socket, and a send that hears what became of the question before has not sent its own. With that
-// made good, whoever waits hears of each, be it "port unreachable", and nobody waits for ever.
+// What c-ares would do itself (TCP_NODELAY aside), but for one thing: it sends the questions for
+// IPv4 and IPv6 over one socket, and a send that hears what became of the question before has not
+// sent its own. With that made good, whoever waits hears of each, be it "port unreachable", and
+// nobody waits for ever.
 constexpr ares_socket_functions kSocketFunctions{
     [](int domain, int type, int protocol, void*) {
       return ::socket(domain, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
@@ -60,7 +61,7 @@ void on_answer(void* argument, int status, int, ares_addrinfo* found) {
       std::memcpy(&address.storage, node->ai_addr, address.size);
     }
   } catch (const std::bad_alloc&) {
-    lookup.result.error = "no memory";  // nothing may be thrown through c-ares
+    lookup.result = {{}, false, "no memory"};  // nothing may be thrown through c-ares
   }
 }
 

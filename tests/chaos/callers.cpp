@@ -266,7 +266,7 @@ void Callers::judge(Caller& caller, const std::string& msg, const std::string& i
   ++tally.unavailable[reason];
   ++unavailable_;
   if (response.status != 503 || response.header("retry-after") != "1" ||
-      !(timed_out || options_.reasons.contains(reason)) ||
+      !(timed_out || options_.reasons.contains(reason)) || json.value("error", "").empty() ||
       json.value("service_a", "") != "unavailable" || json.value("service_b", "") != "ok") {
     tally.violation("not an answer that fits" + seen);
   }
