@@ -222,7 +222,7 @@ containers() {
   configure_podman "$PWD/build/containers"
 
   say "the images are built"
-  image docker.io/library/debian:bookworm-slim minimal_debian
+  image debian:bookworm-slim minimal_debian
   for service in service-a service-b; do
     logged "$work/build.log" podman build --format docker -f deploy/Containerfile --target $service -t $service:0.1.0 .
     check "$service runs, and is 0.1.0" \
@@ -262,7 +262,7 @@ containers() {
   check "and it is a 200 again" eventually answers 200
 
   say "with a Prometheus"
-  image docker.io/prom/prometheus:v2.53.0 debian_with_prometheus
+  image prom/prometheus:v2.53.0 debian_with_prometheus
   check "it starts" compose --profile prometheus up -d --no-build
   check "it finds both services" eventually both_up
 
