@@ -140,30 +140,30 @@ package() {
     touch "$root/complete"
   fi
   work=$(mktemp -d)
-  trap 'umount "$work/root" && rm -rf "$work"' EXIT
-  mkdir "$work"/{upper,overlay,root}
-  mount -t overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/overlay" overlay "$work/root"
-  cp "$package" "$work/root/package.deb"
-  logged "$work/update.log" chroot "$work/root" apt-get -q update
-  logged "$work/install.log" chroot "$work/root" env DEBIAN_FRONTEND=noninteractive \
+  trap 'umount "$work/machine" && rm -rf "$work"' EXIT
+  mkdir "$work"/{upper,overlay,machine}
+  mount -t overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/overlay" overlay "$work/machine"
+  cp "$package" "$work/machine/package.deb"
+  logged "$work/update.log" chroot "$work/machine" apt-get -q update
+  logged "$work/install.log" chroot "$work/machine" env DEBIAN_FRONTEND=noninteractive \
     apt-get -q install -y --no-install-recommends /package.deb
-  check "the programs run there" chroot "$work/root" service-b --version
-  check "the man page is there" test -s "$work/root/usr/share/man/man1/service-a.1.gz"
+  check "the programs run there" chroot "$work/machine" service-b --version
+  check "the man page is there" test -s "$work/machine/usr/share/man/man1/service-a.1.gz"
 
   say "it boots, and systemd runs the units"
   {
     echo '#!/bin/bash'
     declare -f check eventually use_units
     echo use_units
-  } >"$work/root/use-units"
-  chmod 755 "$work/root/use-units"
-  check "all of that" systemd-nspawn --quiet --register=no --keep-unit --private-network --boot -D "$work/root" \
+  } >"$work/machine/use-units"
+  chmod 755 "$work/machine/use-units"
+  check "all of that" systemd-nspawn --quiet --register=no --keep-unit --private-network --boot -D "$work/machine" \
     quiet systemd.log_level=emerg systemd.run=/use-units systemd.run_success_action=exit systemd.run_failure_action=exit </dev/null
 
   say "it is removed"
-  logged "$work/purge.log" chroot "$work/root" apt-get -q purge -y two-services
+  logged "$work/purge.log" chroot "$work/machine" apt-get -q purge -y two-services
   check "nothing of it is left" \
-    test -z "$(find "$work/root"/{etc,usr,var/lib} -name '*service-[ab]*' -print -quit)"
+    test -z "$(find "$work/machine"/{etc,usr,var/lib} -name '*service-[ab]*' -print -quit)"
 }
 
 # --- containers

@@ -17,8 +17,7 @@ class OutOfMemory : public ::testing::TestWithParam<int> {
 
   static ProcessOptions failing() {
     auto options = service_options();
-    options.environment.push_back("LD_PRELOAD=" + std::string(BUILD_FOLDER) +
-                                  "/tests/support/libfailing-allocator.so");
+    options.environment.push_back("LD_PRELOAD=" FAILING_ALLOCATOR);
     options.environment.push_back("FAIL_ONE_IN=" + std::to_string(GetParam()));
     options.environment.push_back("FAIL_SEED=" + std::to_string(chaos_seed()));
     return options;
@@ -50,13 +49,12 @@ TEST_P(OutOfMemory, IsTheEndOfAnAnswerAndNotOfTheProcess) {
   Service b(kServiceB, {"--service-a-url=http://localhost:" + std::to_string(a.port())}, failing());
   const auto before_a = footprint(a.process().pid());
   const auto before_b = footprint(b.process().pid());
-  CallerOptions options{.port = b.port(),
-                        .count = 8,
-                        .seed = chaos_seed(),
-                        .reasons = {"overloaded", "bad_status", "connection_closed", "dns_failure"},
-                        .may_fail = true};
   {
-    Callers callers(options);
+    Callers callers({.port = b.port(),
+                     .count = 8,
+                     .seed = chaos_seed(),
+                     .reasons = {"overloaded", "bad_status", "connection_closed", "dns_failure"},
+                     .may_fail = true});
     EXPECT_TRUE(callers.wait_for_ok(100));
     for (auto* service : {&a, &b}) service->process().signal(SIGUSR1);
     EXPECT_TRUE(callers.wait_for_failed(500));
