@@ -23,10 +23,6 @@ set(ENABLE_PUSH OFF)
 set(ENABLE_TESTING OFF)
 FetchContent_MakeAvailable(httplib nlohmann_json spdlog CLI11 prometheus-cpp)
 
-# c-ares has no CMake package in Debian 12.
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(cares REQUIRED IMPORTED_TARGET libcares)
-
 if(BUILD_TESTING)
   FetchContent_Declare(googletest GIT_REPOSITORY https://github.com/google/googletest.git
                        GIT_TAG v1.14.0 SYSTEM FIND_PACKAGE_ARGS NAMES GTest)

@@ -8,7 +8,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config curl
           libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
-          libc-ares-dev libgtest-dev libgmock-dev)
+          libgtest-dev libgmock-dev)
 dev_packages=(git clang clang-format clang-tidy cppcheck libclang-rt-14-dev shellcheck python3
               iproute2 nftables prometheus valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
@@ -26,14 +26,14 @@ case "${1-}" in
   *) echo "usage: scripts/setup.sh [dev|bench|deploy]" >&2; exit 2 ;;
 esac
 
-# Elsewhere CMake downloads the libraries itself, all but c-ares.
+# Elsewhere CMake downloads the libraries itself.
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
-  if command -v c++ cmake ninja pkg-config curl >/dev/null && pkg-config --exists libcares; then
+  if command -v c++ cmake ninja pkg-config curl >/dev/null; then
     echo "setup: the tools are there; CMake downloads the libraries it does not find"
     exit 0
   fi
   echo "setup: this is not Debian or Ubuntu; install a C++20 compiler, CMake 3.25, Ninja," \
-       "pkg-config, curl and the development files of c-ares" >&2
+       "pkg-config and curl" >&2
   exit 1
 fi
 

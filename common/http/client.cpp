@@ -11,7 +11,6 @@
 #include <cstring>
 #include <optional>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "common/http/resolver.hpp"
@@ -69,10 +68,7 @@ struct Client::Call {
 /// What the calls of one loop share: its idle connections, and the look-up of the name.
 class Client::Pool {
  public:
-  explicit Pool(Client& client)
-      : client_(client), literal_(resolve_literal(client.url_.host, client.url_.port)) {
-    idle_.reserve(client.options_.max_calls);
-  }
+  explicit Pool(Client& client) : client_(client) { idle_.reserve(client.options_.max_calls); }
   Client& client() const { return client_; }
 
   /// The newest idle connection that can be used, or nullptr.
@@ -88,10 +84,8 @@ class Client::Pool {
 
  private:
   Client& client_;
-  const std::optional<Resolution> literal_;
   std::vector<Connection*> idle_;     // newest last; never needs memory
-  std::vector<Connection*> waiting_;  // for the look-up
-  std::jthread look_up_;              // joinable while there is one
+  std::vector<Connection*> waiting_;  // for addresses
 };
 
 /// One connection to the peer: connects, carries a call, waits for the next one.
@@ -114,6 +108,9 @@ class Client::Connection final : public Watcher {
 
  private:
   enum class State { kResolving, kConnecting, kCalling, kIdle };
+  struct Target : SocketAddress {
+    bool silent = false;  // has been tried, and said nothing
+  };
 
   template <typename Work>
   void guarded(Work work);
@@ -128,8 +125,8 @@ class Client::Connection final : public Watcher {
   State state_ = State::kResolving;
   Call call_;
   bool reused_ = false;
-  Clock::time_point old_at_;              // too old after that
-  std::vector<SocketAddress> addresses_;  // to be tried, the one that is being tried last
+  Clock::time_point old_at_;       // too old after that
+  std::vector<Target> addresses_;  // to be tried, the one that is being tried last
   CallFailure last_failure_;
   std::size_t sent_ = 0;
   std::optional<ResponseParser> parser_;  // of a call that is being sent, or has been
@@ -159,12 +156,9 @@ void Client::Connection::begin(Call call) {
 
 void Client::Connection::on_resolved(const Resolution& found) {
   guarded([&] {
-    // The call that had the look-up begun has no time left now, but this one may have.
-    if (found.timed_out) {
-      return Clock::now() < call_.deadline ? pool_.resolve(*this) : on_deadline();
-    }
     state_ = State::kConnecting;
-    addresses_.assign(found.addresses.rbegin(), found.addresses.rend());
+    for (const auto& each : found.addresses) addresses_.push_back({each});
+    std::reverse(addresses_.begin(), addresses_.end());
     last_failure_ = {CallError::kDnsFailure, found.error};
     connect_next();
   });
@@ -332,22 +326,16 @@ Client::Connection* Client::Pool::take_idle() {
 }
 
 void Client::Pool::resolve(Connection& connection) {
-  if (literal_) return connection.on_resolved(*literal_);
+  auto& resolver = *client_.resolver_;
+  if (resolver.literal()) return connection.on_resolved(*resolver.literal());
   waiting_.push_back(&connection);
-  if (look_up_.joinable()) return;
-  // On a thread, for it waits. With a whole budget, whoever has it begun: others come to wait, too.
-  const auto deadline = Clock::now() + client_.options_.budget;
-  look_up_ = std::jthread([this, &loop = connection.loop(), deadline](const std::stop_token& stop) {
-    const auto& [host, port] = client_.url_;
-    while (!stop.stop_requested()) {
-      try {
-        return loop.post([this, found = http::resolve(host, port, deadline, {}, stop)] {
-          look_up_.join();  // has nothing left to do
-          for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
-        });
-      } catch (const std::bad_alloc&) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));  // they wait to be told
-      }
+  resolver.resolve([this, &loop = connection.loop()](const Resolution& found) {
+    try {
+      loop.post([this, found] {
+        for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
+      });
+    } catch (const std::bad_alloc&) {
+      // They wait until their deadline.
     }
   });
 }
@@ -358,7 +346,8 @@ Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
     : url_(std::move(url)),
       options_(options),
       fields_("Host: " + url_.authority() +
-              "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n") {
+              "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"),
+      resolver_(std::make_unique<Resolver>(url_.host, url_.port)) {
   for (std::size_t i = 0; i < loops; ++i) pools_.push_back(std::make_unique<Pool>(*this));
 }
 

@@ -14,6 +14,8 @@
 
 namespace common::http {
 
+class Resolver;
+
 /// Why a call got no answer that can be used. The words that users see are made of these elsewhere.
 enum class CallError {
   kConnectionRefused,
@@ -52,8 +54,7 @@ class Client {
   /// The body of a 200, or why there is none.
   using Answer = std::variant<std::string, CallFailure>;
 
-  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed;
-  /// gives a look-up under way up.
+  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed.
   Client(BaseUrl url, ClientOptions options, std::size_t loops);
   ~Client();
 
@@ -78,6 +79,7 @@ class Client {
   const std::string fields_;  // of each request
   std::atomic<std::size_t> calls_{0};
   std::vector<std::unique_ptr<Pool>> pools_;  // by the loops' index
+  std::unique_ptr<Resolver> resolver_;        // destroyed before the pools, which it calls
 };
 
 }  // namespace common::http

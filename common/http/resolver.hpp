@@ -2,38 +2,59 @@
 
 #include <sys/socket.h>
 
-#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
-#include <stop_token>
 #include <string>
 #include <vector>
-
-#include "common/http/loop.hpp"
 
 namespace common::http {
 
 struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t size = 0;
-  bool silent = false;  ///< has been tried, and said nothing
 };
 
 struct Resolution {
   std::vector<SocketAddress> addresses;  ///< in the order in which to try them
-  bool timed_out = false;                ///< nobody answered in time
-  std::string error;                     ///< why there are none, otherwise
+  std::string error;                     ///< why there are none, for a person
 };
 
-/// What needs no look-up: `host` is an IP address.
-std::optional<Resolution> resolve_literal(const std::string& host, std::uint16_t port);
+/// Finds the addresses of one name as the machine does, with getaddrinfo(3): hosts file, nsswitch,
+/// search list, mDNS, and its order of addresses (RFC 6724: what has no route comes last).
+///
+/// getaddrinfo knows no deadline, and waits for IPv4 and IPv6 addresses: where a firewall drops the
+/// question for one kind, that takes many seconds. After 25 ms, both kinds are asked for apart as
+/// well. As soon as one is there, the other has 25 ms left (RFC 8305, section 3); IPv4 is first.
+///
+/// The addresses that were found last stay in use while a look-up fails, or takes over 50 ms. What
+/// it finds in the end is used from then on.
+///
+/// A look-up can't be cancelled, so it has a thread that nobody waits for. All callers share these:
+/// two while names are looked up, at most four when no name server answers. Thread-safe.
+class Resolver {
+ public:
+  using Done = std::function<void(const Resolution&)>;
 
-/// Looks `host` up, and gives up at `deadline`, or soon after a request to stop. With c-ares and
-/// not getaddrinfo(3), which knows no deadline: a resolver that hangs would keep a thread. It waits
-/// for IPv4 and IPv6 addresses: a name server that leaves one of the questions open gives neither.
-/// `servers`: name servers as "address:port,...", instead of those of resolv.conf(5); for tests.
-/// Thread-safe, uses no thread of its own.
-Resolution resolve(const std::string& host, std::uint16_t port, Clock::time_point deadline,
-                   const std::string& servers = {}, const std::stop_token& stop = {});
+  /// `host`: a name, or an IP address, perhaps with a zone (fe80::1%eth0).
+  Resolver(std::string host, std::uint16_t port);
+  /// Ends no look-up and waits for none. Afterwards, no `done` is called any more.
+  ~Resolver();
+
+  /// What needs no look-up: the host is an IP address.
+  const std::optional<Resolution>& literal() const { return literal_; }
+
+  /// Calls `done` once, on any thread, perhaps before this returns. As long as no address has ever
+  /// been found, that may be late or never: the caller needs a deadline of its own. `done` must not
+  /// throw, nor destroy this. Want of threads is a failed look-up; throws std::bad_alloc only.
+  void resolve(Done done);
+
+ private:
+  struct Shared;
+
+  std::optional<Resolution> literal_;
+  std::shared_ptr<Shared> shared_;  // with the threads
+};
 
 }  // namespace common::http

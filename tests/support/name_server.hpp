@@ -3,8 +3,10 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "support/posix.hpp"
 
@@ -34,11 +36,41 @@ class NameServer {
   std::thread thread_;
 };
 
+// What a query asks for (RFC 1035, section 4.1.2): "a.b.test", in lower case, and A or AAAA.
+struct Question {
+  std::string name;
+  bool is_v6 = false;
+};
+Question question_of(const std::string& query);
+
+// Codes of answers (RFC 1035, section 4.1.1).
+inline constexpr char kServFail = 2;
+inline constexpr char kNxDomain = 3;
+inline constexpr char kNotImp = 4;
+inline constexpr char kRefused = 5;
+
 // The query's header and question, turned into an answer with this code and so many records, which
 // are to follow (RFC 1035, section 4.1).
-std::string answer_to(const std::string& query, char code, int records);
+std::string answer_to(const std::string& query, char code, int records = 0);
 
-// That the name has this IPv4 address, such as "127.0.0.2", and no other.
-std::string address_answer(const std::string& query, const char* address);
+// That the name has those of these IPv4 and IPv6 addresses that are of the kind asked for.
+std::string address_answer(const std::string& query, const std::vector<std::string>& addresses);
+
+// The files of names that the threads of in_private_network() see, and no others, in /etc.
+class PrivateEtc {
+ public:
+  // Replaces a file: set("resolv.conf", "nameserver 127.0.0.1\n").
+  void set(const std::string& name, const std::string& text) const;
+
+ private:
+  friend std::optional<std::string> in_private_network(
+      const std::function<void(const PrivateEtc&)>& work);
+  PrivateEtc() = default;
+};
+
+// Runs `work` on a thread that has a network of its own, the loopback alone, and an /etc of its own
+// that says to ask a name server on 127.0.0.1, port 53. Threads started there are there as well.
+// Returns why it cannot be had here: it needs root.
+std::optional<std::string> in_private_network(const std::function<void(const PrivateEtc&)>& work);
 
 }  // namespace tests
