@@ -5,7 +5,9 @@
 
 int main(int argc, char** argv) try {
   service_a::Options options;
-  common::OptionParser parser("service-a", "Service A: answers /echo?msg=hello.", options);
+  common::OptionParser parser(
+      "service-a", "Service A: answers GET /echo?msg=hello, /health, /ready and /metrics.",
+      options);
   parser.add_duration("--delay", options.delay, common::Duration(0),
                       "Answer every /echo this late, to see the other service's timeout");
   if (const auto code = parser.parse(argc, argv)) return *code;

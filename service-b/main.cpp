@@ -1,11 +1,15 @@
 #include <iostream>
 
 #include "common/service.hpp"
+#include "service-b/page.hpp"
 #include "service-b/routes.hpp"
 
 int main(int argc, char** argv) try {
   service_b::Options options;
-  common::OptionParser parser("service-b", "Service B: answers /call-echo by calling Service A.",
+  common::OptionParser parser("service-b",
+                              "Service B: answers GET /call-echo?msg=hello by calling Service A, / "
+                              "with a web page that shows "
+                              "it live, /health, /ready and /metrics.",
                               options);
   parser.add_url("--service-a-url", options.service_a_url, "Where Service A is reached");
   parser.add_duration("--timeout", options.timeout, common::Duration(1),
@@ -22,6 +26,7 @@ int main(int argc, char** argv) try {
   service.metrics().add_gauge("http_client_active_requests", "Calls to Service A under way.",
                               [&] { return static_cast<double>(service_a.calls_under_way()); });
   service_b::add_routes(service.server(), service_a, service.metrics());
+  service_b::add_page(service.server(), options.timeout, service_a.url().port);
   return service.run({{"service_a_url", options.service_a_url},
                       {"timeout", common::to_text(options.timeout)},
                       {"max_upstream_calls", std::to_string(options.max_upstream_calls), true}});

@@ -1,0 +1,62 @@
+#include <fstream>
+#include <set>
+
+#include "integration/harness.hpp"
+
+// What a service can do is told where people look for it.
+
+namespace tests {
+namespace {
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(std::string(PROJECT_FOLDER) + "/" + path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// At the start /metrics already has each route of the service, and nothing else.
+std::set<std::string> routes_of(const Service& service) {
+  static const std::regex label(R"re(http_route="([^"]+)")re");
+  std::set<std::string> routes;
+  const auto metrics = metrics_of(service.port());
+  for (std::sregex_iterator each(metrics.begin(), metrics.end(), label), end; each != end; ++each) {
+    routes.insert((*each)[1]);
+  }
+  return routes;
+}
+
+// As a path of its own, or behind an address; not as a part of another one.
+bool names(const std::string& text, const std::string& route) {
+  return std::regex_search(text, std::regex("(^|[^A-Za-z/<])" + route + "($|[^A-Za-z0-9/_-])"));
+}
+
+TEST(Documented, EachRouteIsInHelpReadmeAndPage) {
+  const auto readme = read_file("README.md");
+  const auto a = start_a();
+  const auto b = start_b(a.url());
+  const auto page = get(b.port(), "/").response.value().body;
+
+  ASSERT_TRUE(routes_of(a).contains("/echo"));
+  for (const auto& route : routes_of(a)) {
+    EXPECT_TRUE(names(run(kServiceA, {"--help"}).out, route)) << route << " in service-a --help";
+    EXPECT_TRUE(names(readme, route)) << route << " in README.md";
+  }
+  ASSERT_TRUE(routes_of(b).contains("/call-echo"));
+  for (const auto& route : routes_of(b)) {
+    EXPECT_TRUE(names(run(kServiceB, {"--help"}).out, route)) << route << " in service-b --help";
+    EXPECT_TRUE(names(readme, route)) << route << " in README.md";
+    EXPECT_TRUE(route == "/" || names(page, route)) << route << " in service-b/page.html";
+  }
+}
+
+TEST(Documented, ThePageIsHtmlThatNothingElseMayRunIn) {
+  const auto b = start_b("http://127.0.0.1:9", {"--timeout=250ms"});
+  const auto page = get(b.port(), "/").response.value();
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.header("content-type"), "text/html; charset=utf-8");
+  EXPECT_TRUE(
+      page.header("content-security-policy").value_or("").starts_with("default-src 'none';"));
+  EXPECT_NE(page.body.find(R"(data-budget-ms="250" data-service-a-port="9")"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace tests
