@@ -23,6 +23,8 @@ set(ENABLE_PUSH OFF)
 set(ENABLE_TESTING OFF)
 FetchContent_MakeAvailable(httplib nlohmann_json spdlog CLI11 prometheus-cpp)
 
+find_package(Boost 1.74 REQUIRED COMPONENTS context)
+
 if(BUILD_TESTING)
   FetchContent_Declare(googletest GIT_REPOSITORY https://github.com/google/googletest.git
                        GIT_TAG v1.14.0 SYSTEM FIND_PACKAGE_ARGS NAMES GTest)

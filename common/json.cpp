@@ -7,38 +7,26 @@
 
 namespace common {
 
-std::string to_json(std::string_view text) { return nlohmann::json(text).dump(); }
-
-std::string json_object(
-    std::initializer_list<std::pair<std::string_view, std::string_view>> members) {
-  std::string json;
-  for (const auto& [name, value] : members) {
-    json.append(json.empty() ? "{\"" : ",\"").append(name).append("\":").append(value);
-  }
-  return json += '}';
-}
-
-void answer_json(httplib::Response& response, int status, const std::string& json) {
+void answer_json(httplib::Response& response, int status, const nlohmann::json& json) {
   response.status = status;
-  response.set_content(json + "\n", "application/json");
+  response.set_content(json.dump() + "\n", "application/json");
 }
 
 bool is_utf8(const std::string& text) {
-  // Most is ASCII, and need not be written as JSON to be told so.
+  // Most is ASCII.
   if (std::all_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x80; })) return true;
   try {
-    to_json(text);
-    return true;
+    return !nlohmann::json(text).dump().empty();
   } catch (const nlohmann::json::type_error&) {
     return false;
   }
 }
 
-bool read_msg(const httplib::Request& request, httplib::Response& response, std::string& msg) {
-  msg = request.get_param_value("msg");
-  if (is_utf8(msg)) return true;
+std::optional<std::string> read_msg(const httplib::Request& request, httplib::Response& response) {
+  auto msg = request.get_param_value("msg");
+  if (is_utf8(msg)) return msg;
   http::answer_error(response, 400, "msg is not valid UTF-8");
-  return false;
+  return std::nullopt;
 }
 
 }  // namespace common

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <system_error>
 #include <thread>
 
@@ -24,9 +25,10 @@ constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add
 http::ServerOptions server_options(const Options& options) {
   return {.host = options.host,
           .port = options.port,
+          .admin_port = std::nullopt,
           .threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads),
           .max_connections = static_cast<std::size_t>(options.max_connections),
-          .max_surplus = static_cast<std::size_t>(options.max_surplus)};
+          .max_over_limit = static_cast<std::size_t>(options.max_surplus)};
 }
 
 sigset_t stop_signals() {
@@ -108,11 +110,11 @@ Service::Service(const std::string& name, const Options& options)
   });
 
   server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
-    answer_json(response, 200, R"({"status":"ok"})");
+    answer_json(response, 200, {{"status", "ok"}});
   });
   server_.Get("/ready", [this](const httplib::Request&, httplib::Response& response) {
-    if (server_.draining()) return answer_json(response, 503, R"({"status":"draining"})");
-    answer_json(response, 200, R"({"status":"ok"})");
+    if (server_.draining()) return answer_json(response, 503, {{"status", "draining"}});
+    answer_json(response, 200, {{"status", "ok"}});
   });
   server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
     response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
@@ -120,17 +122,14 @@ Service::Service(const std::string& name, const Options& options)
 }
 
 int Service::run(const std::vector<LogField>& configuration) {
-  std::string place = "the service manager's socket";
-  http::BaseUrl address;
+  http::Server::Addresses addresses;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
   try {
     const int inherited = systemd::inherited_socket();
-    if (inherited < 0) place = options_.host + ":" + std::to_string(options_.port);
-    address = server_.bind(inherited);
-    if (inherited < 0) address.host = options_.host;
+    addresses = server_.bind(inherited);
     server_.start();
   } catch (const std::system_error& error) {
-    std::cerr << name_ << ": cannot listen on " << place << ": " << error.what();
+    std::cerr << name_ << ": cannot listen on " << error.what();
     if (error.code() == std::errc::address_in_use) {
       std::cerr << "; to see who holds it: ss -ltnp 'sport = :" << options_.port << "'";
     }
@@ -139,8 +138,8 @@ int Service::run(const std::vector<LogField>& configuration) {
   }
 
   std::vector<LogField> fields{{"version", PROJECT_VERSION},
-                               {"host", address.host},
-                               {"port", std::to_string(address.port), true},
+                               {"host", addresses.main.front().host},
+                               {"port", std::to_string(addresses.main.front().port), true},
                                {"log_level", std::string(to_word(options_.log_level))},
                                {"max_connections", std::to_string(options_.max_connections), true},
                                {"drain_delay", to_text(options_.drain_delay)},
@@ -156,7 +155,8 @@ int Service::run(const std::vector<LogField>& configuration) {
   int signal = -1;
   while (signal < 0) {
     signal = sigtimedwait(&signals, nullptr, watchdog.count() > 0 ? &wait : nullptr);
-    if (signal < 0 && watchdog.count() > 0 && server_.turned()) systemd::notify("WATCHDOG=1");
+    if (signal < 0 && watchdog.count() > 0 && server_.all_loops_responsive())
+      systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
   // A second signal now finds nobody waiting for it and ends the process at once.
@@ -171,8 +171,10 @@ int Service::run(const std::vector<LogField>& configuration) {
 }
 
 void Service::drain() {
-  server_.begin_drain();
-  std::this_thread::sleep_for(options_.drain_delay);
+  if (options_.drain_delay.count() > 0) {
+    server_.begin_drain();
+    std::this_thread::sleep_for(options_.drain_delay);
+  }
   if (server_.stop(options_.drain_timeout)) {
     log_.event(LogLevel::kInfo, "stopped");
     return;

@@ -45,7 +45,8 @@ int inherited_socket() {
   const auto count = number_in("LISTEN_FDS");
   if (count > 1) {
     throw std::system_error(EINVAL, std::generic_category(),
-                            std::to_string(count) + " sockets are passed, one is taken");
+                            "the service manager's socket: " + std::to_string(count) +
+                                " sockets are passed, one is taken");
   }
   return count == 1 ? 3 : -1;  // they start behind stderr
 }

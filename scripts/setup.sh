@@ -8,7 +8,7 @@ set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config curl
           libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
-          libgtest-dev libgmock-dev)
+          libboost-context-dev libgtest-dev libgmock-dev)
 dev_packages=(git clang clang-format clang-tidy cppcheck libclang-rt-14-dev shellcheck python3
               iproute2 nftables prometheus valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)

@@ -1,10 +1,9 @@
 #pragma once
 
-#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <variant>
 
 #include "common/http/client.hpp"
 #include "common/http/exchange.hpp"
@@ -26,12 +25,10 @@ struct Unavailable {
   int upstream_status = 0;  ///< with bad_status
 };
 
-/// Calls Service A's /echo, and decides what of its answers is right and what a failure is called.
+/// Calls Service A's /echo, and decides which of its answers are right and what a failure is
+/// called.
 class EchoClient {
  public:
-  /// Service A's {"echo":msg}, or why there is none.
-  using Answer = std::variant<std::string, Unavailable>;
-
   /// `loops`: their number, as for common::http::Client.
   EchoClient(const Options& options, std::size_t loops);
 
@@ -41,18 +38,16 @@ class EchoClient {
   /// Whether Service A would accept the request line for this msg.
   static bool fits(const std::string& msg);
 
-  /// Calls `done`, which must not throw, once, at the latest after Options::timeout, whatever
-  /// Service A does: on the thread of `loop`, which must be the one that calls this.
-  /// REQUIRES: msg is valid UTF-8 and fits().
-  void echo(common::http::Loop& loop, const std::string& msg, const std::string& request_id,
-            const common::http::TraceContext& trace, std::function<void(const Answer&)> done);
+  /// Has Service A echo `msg`. Returns nothing where it did, or why it did not, at the latest after
+  /// Options::timeout, whatever Service A does. Waits: call it on a fiber. Sends on the request id
+  /// and the trace of `exchange`. REQUIRES: msg is valid UTF-8 and fits().
+  std::optional<Unavailable> echo(const std::string& msg, const common::http::Exchange& exchange);
 
   /// Thread-safe.
   std::size_t calls_under_way() const { return client_.calls_under_way(); }
   const common::http::BaseUrl& url() const { return client_.url(); }
 
  private:
-  Answer check(const std::string& msg, const common::http::Client::Answer& called) const;
   Unavailable describe(const common::http::CallFailure& failure) const;
 
   const std::string timeout_;

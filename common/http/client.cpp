@@ -4,22 +4,36 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <system_error>
 #include <utility>
 
-#include "common/http/resolver.hpp"
-#include "common/http/response_message.hpp"
+#include "common/http/fiber.hpp"
+#include "common/http/response_head.hpp"
 
 namespace common::http {
 namespace {
 
-CallFailure failure_of(int error) {
+// Chunks may be larger than what they carry. This bounds an answer, head included.
+constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
+
+/// Whether this machine has an address to reach `peer` from: connecting UDP sends nothing.
+bool has_route(const SocketAddress& peer) {
+  const int fd = ::socket(peer.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const bool connected =
+      fd >= 0 && ::connect(fd, reinterpret_cast<const sockaddr*>(&peer.storage), peer.size) == 0;
+  if (fd >= 0) ::close(fd);
+  return connected;
+}
+
+CallFailure failure_of(int error, const SocketAddress& peer) {
   const auto text = std::generic_category().message(error);
   switch (error) {
     case ECONNREFUSED: return {CallError::kConnectionRefused, {}};
@@ -32,13 +46,16 @@ CallFailure failure_of(int error) {
     case ENOMEM:
     case ENOSPC:  // epoll_ctl(2)
     case EAGAIN: return {CallError::kOverloaded, text};
+    case EADDRNOTAVAIL:  // no local port is left, or no local address
+      if (has_route(peer)) return {CallError::kOverloaded, "no local port is left"};
+      [[fallthrough]];
     default: return {CallError::kUnreachable, text};  // connect(2)
   }
 }
 
 /// What connect(2) came to: an errno, or 0. Where nobody listens, the kernel may choose for our end
-/// the very port that we connect to, and a socket then meets itself (RFC 9293, section 3.5). Such a
-/// one is reset at its end, or it would leave the port in TIME_WAIT, where the peer cannot listen.
+/// the very port that we connect to, and the socket is connected to itself (RFC 9293, section 3.5).
+/// Such a one is reset, or it would leave the port in TIME_WAIT, where the peer cannot listen.
 int connect_error(int fd) {
   sockaddr_storage ours{};
   sockaddr_storage theirs{};
@@ -59,317 +76,359 @@ int connect_error(int fd) {
 
 }  // namespace
 
-struct Client::Call {
-  Clock::time_point deadline;
-  std::string request;
-  std::function<void(Answer)> done;
-};
-
-/// What the calls of one loop share: its idle connections, and the look-up of the name.
-class Client::Pool {
+/// A connection to the peer: a fiber has it for a call, or it is idle in a pool.
+class Client::UpstreamConnection final : public Watcher {
  public:
-  explicit Pool(Client& client) : client_(client) { idle_.reserve(client.options_.max_calls); }
-  Client& client() const { return client_; }
+  UpstreamConnection(Loop& loop, Pool& pool) : Watcher(loop), pool_(pool) {}
 
-  /// The newest idle connection that can be used, or nullptr.
-  Connection* take_idle();
-  void keep(Connection& connection) { idle_.push_back(&connection); }
-  void forget(Connection& connection) {
-    std::erase(idle_, &connection);
-    std::erase(waiting_, &connection);
+  /// Returns an errno, or 0; ETIMEDOUT at the deadline. May be called again after a failure.
+  int connect(const SocketAddress& address, Clock::time_point deadline);
+
+  /// The same, for sending all of `text`.
+  int send(std::string_view text, Clock::time_point deadline);
+
+  /// Adds what arrives next to `in`. Returns an errno, or 0; `ended`: the peer has closed its side.
+  int receive(std::string& in, bool& ended, Clock::time_point deadline);
+
+  bool usable() const;
+  bool reused() const { return reused_; }
+  void take() { reused_ = true; }
+  /// Back into the pool, until it is older than `max_age`.
+  void keep(std::chrono::milliseconds max_age) {
+    set_deadline(connected_at_ + max_age);
+    pool_.push_back(this);
+  }
+  void retire() {
+    std::erase(pool_, this);
+    close();
   }
 
-  /// Calls connection.on_resolved(), now or later.
-  void resolve(Connection& connection);
-
- private:
-  Client& client_;
-  std::vector<Connection*> idle_;     // newest last; never needs memory
-  std::vector<Connection*> waiting_;  // for addresses
-};
-
-/// One connection to the peer: connects, carries a call, waits for the next one.
-class Client::Connection final : public Watcher {
- public:
-  Connection(Loop& loop, Pool& pool) : Watcher(loop), pool_(pool) {}
-
-  /// On a connection that is new, or that take_idle() has given.
-  void begin(Call call);
-
-  void on_resolved(const Resolution& found);
   void on_events(std::uint32_t events) override;
   void on_deadline() override;
 
-  bool usable() const;
-  void retire() {
-    pool_.forget(*this);
-    close();
+ private:
+  bool wait(Clock::time_point deadline);
+
+  Pool& pool_;
+  Fiber* waiting_ = nullptr;
+  bool expired_ = false;   // the deadline of the wait has passed
+  bool readable_ = false;  // recv(2) may have something
+  bool hung_up_ = false;   // the peer's end, or an error, is still to be received
+  bool reused_ = false;
+  Clock::time_point connected_at_;
+};
+
+/// Returns whether something has happened before the deadline.
+bool Client::UpstreamConnection::wait(Clock::time_point deadline) {
+  set_deadline(deadline);
+  expired_ = false;
+  waiting_ = &Fiber::current();
+  Fiber::suspend();
+  waiting_ = nullptr;
+  return !expired_;
+}
+
+void Client::UpstreamConnection::on_events(std::uint32_t events) {
+  hung_up_ = hung_up_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+  readable_ = readable_ || hung_up_ || (events & EPOLLIN) != 0;
+  if (waiting_ != nullptr) return waiting_->resume();
+  if (!usable()) retire();  // it is idle
+}
+
+void Client::UpstreamConnection::on_deadline() {
+  if (waiting_ == nullptr) return retire();
+  expired_ = true;
+  waiting_->resume();
+}
+
+int Client::UpstreamConnection::connect(const SocketAddress& address, Clock::time_point deadline) {
+  const int made =
+      ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (made < 0) return errno;
+  const int on = 1;
+  setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  const bool connected =
+      ::connect(made, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0;
+  const int error = connected ? connect_error(made) : errno;
+  // Only now: for epoll, a socket that is not connected yet has hung up.
+  readable_ = hung_up_ = false;
+  if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) return errno;
+  connected_at_ = Clock::now();
+  if (error != EINPROGRESS && error != EINTR) return error;
+  if (!wait(deadline)) return ETIMEDOUT;
+  connected_at_ = Clock::now();
+  return connect_error(fd());
+}
+
+int Client::UpstreamConnection::send(std::string_view text, Clock::time_point deadline) {
+  while (!text.empty()) {
+    const auto count = ::send(fd(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (count >= 0) {
+      text.remove_prefix(static_cast<std::size_t>(count));
+    } else if (errno == EAGAIN) {
+      if (!wait(deadline)) return ETIMEDOUT;
+    } else if (errno != EINTR) {
+      return 0;  // closed; but the peer may have answered before, and receive() will tell
+    }
+  }
+  return 0;
+}
+
+int Client::UpstreamConnection::receive(std::string& in, bool& ended, Clock::time_point deadline) {
+  thread_local std::array<char, 16'384> buffer;
+  for (;;) {
+    if (Clock::now() >= deadline || (!readable_ && !wait(deadline))) return ETIMEDOUT;
+    const auto count = ::recv(fd(), buffer.data(), buffer.size(), 0);
+    if (count >= 0) {
+      const auto size = static_cast<std::size_t>(count);
+      in.append(buffer.data(), size);
+      ended = count == 0;
+      // epoll(7): behind a short read there is nothing, but perhaps the end of the stream.
+      readable_ = hung_up_ || size == buffer.size();
+      return 0;
+    }
+    if (errno != EAGAIN && errno != EINTR) return errno;
+    readable_ = errno == EINTR;
+  }
+}
+
+/// Nothing has arrived since the last call, nor has it been closed.
+bool Client::UpstreamConnection::usable() const {
+  char byte = 0;
+  return ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
+}
+
+/// One request and its answer on a connection, which is closed at the end unless it can be kept.
+class Client::Call final : private BufferedStream {
+ public:
+  Call(UpstreamConnection& connection, const ClientOptions& options, Clock::time_point deadline)
+      : connection_(connection), options_(options), deadline_(deadline) {}
+  ~Call() override {
+    if (reusable_) {
+      connection_.keep(options_.max_age);
+    } else {
+      connection_.retire();
+    }
+  }
+
+  Answer run(ClientEngine& engine, httplib::Request& request) {
+    httplib::Response response;
+    const bool complete = engine.process(*this, request, response);
+    if (failure_) return std::move(*failure_);
+    if (head_.status != 200) return CallFailure{CallError::kBadStatus, {}, head_.status};
+    if (!complete) return CallFailure{CallError::kBadResponse, "cannot be read"};
+    // Bytes behind the answer belong to no request: nobody may take them for the next answer.
+    reusable_ = head_.keep_alive && in_.empty() && !ended_;
+    return std::move(response.body);
+  }
+
+  /// The peer had closed the connection before the request came.
+  bool stale() const {
+    return connection_.reused() && received_ == 0 && failure_ &&
+           failure_->error == CallError::kConnectionClosed;
   }
 
  private:
-  enum class State { kResolving, kConnecting, kCalling, kIdle };
-  struct Target : SocketAddress {
-    bool silent = false;  // has been tried, and said nothing
-  };
+  // BufferedStream
+  ssize_t write(const char* data, size_t size) override {
+    request_.append(data, size);
+    return static_cast<ssize_t>(size);
+  }
 
-  template <typename Work>
-  void guarded(Work work);
-  void connect_next();
-  void give_up_connecting();
-  void send();
-  void receive();
-  void finish(Answer answer, bool reusable = false);
-  void fail(CallError error, const char* detail = "") { finish(CallFailure{error, detail}); }
+  ssize_t fill() override {
+    const bool filled = head_.size == 0 ? fill_head() : fill_body();
+    if (!filled) return -1;
+    unread_ = piece_;
+    return static_cast<ssize_t>(piece_.size());
+  }
 
-  Pool& pool_;
-  State state_ = State::kResolving;
-  Call call_;
-  bool reused_ = false;
-  Clock::time_point old_at_;       // too old after that
-  std::vector<Target> addresses_;  // to be tried, the one that is being tried last
-  CallFailure last_failure_;
-  std::size_t sent_ = 0;
-  std::optional<ResponseParser> parser_;  // of a call that is being sent, or has been
+  /// Has cpp-httplib see of the head what has been checked: the status and the length.
+  bool fill_head() {
+    if (connection_.send(request_, deadline_) != 0) {
+      return fail(CallError::kTimeout, "while sending");
+    }
+    for (;;) {
+      if (!receive()) return false;
+      const auto parsed = parse_response_head(in_);
+      if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
+        return fail(CallError::kBadResponse, malformed->error);
+      }
+      if (const auto* head = std::get_if<ResponseHead>(&parsed)) {
+        head_ = *head;
+        break;
+      }
+      if (ended_) return fail(CallError::kConnectionClosed);
+    }
+    in_.erase(0, head_.size);
+    if (head_.length.value_or(0) > kMaxResponseBody && head_.status == 200) return too_large();
+    piece_ = "HTTP/1.1 " + std::to_string(head_.status) + "\r\n";
+    if (head_.length) piece_ += "Content-Length: " + std::to_string(*head_.length) + "\r\n";
+    piece_ += "\r\n";
+    return true;
+  }
+
+  /// An empty piece is the end of the body.
+  bool fill_body() {
+    for (;;) {
+      piece_.clear();
+      if (head_.chunked) {
+        if (const char* error = chunks_.decode(in_, piece_)) {
+          return fail(CallError::kBadResponse, error);
+        }
+        if (!piece_.empty() || chunks_.complete()) break;
+      } else {
+        const auto left = head_.length.value_or(kNoLimit) - body_;
+        piece_ = in_.substr(0, left);
+        in_.erase(0, piece_.size());
+        if (!piece_.empty() || left == 0 || (ended_ && !head_.length)) break;
+      }
+      if (ended_) return fail(CallError::kConnectionClosed);
+      if (!receive()) return false;
+    }
+    body_ += piece_.size();
+    return body_ <= kMaxResponseBody || too_large();
+  }
+
+  bool receive() {
+    const auto before = in_.size();
+    const int error = connection_.receive(in_, ended_, deadline_);
+    received_ += in_.size() - before;
+    if (error == ETIMEDOUT) {
+      return fail(CallError::kTimeout,
+                  received_ > 0 ? "the answer is not complete" : "waiting for the answer");
+    }
+    // A reset ends no body: only an orderly close does.
+    if (error != 0) return fail(CallError::kConnectionClosed);
+    return received_ <= kMaxReceived || too_large();
+  }
+
+  bool too_large() { return fail(CallError::kBadResponse, "is larger than 64 KiB"); }
+  bool fail(CallError error, const char* detail = "") {
+    failure_ = {error, detail};
+    return false;
+  }
+
+  static constexpr auto kNoLimit = std::string::npos;
+
+  UpstreamConnection& connection_;
+  const ClientOptions& options_;
+  const Clock::time_point deadline_;
+  std::string request_;
+  std::string in_;     // received, not yet read
+  std::string piece_;  // what cpp-httplib reads now
+  std::size_t received_ = 0;
+  std::size_t body_ = 0;  // bytes of it that cpp-httplib has been given
+  ResponseHead head_;
+  ChunkedBody chunks_;
+  bool ended_ = false;  // the peer has closed its side
+  bool reusable_ = false;
+  std::optional<CallFailure> failure_;
 };
 
-// --- a call
+Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
+    : url_(std::move(url)), options_(options), pools_(loops), resolver_(url_.host, url_.port) {}
 
-/// Does what may throw for want of memory, or of a thread for the look-up.
-template <typename Work>
-void Client::Connection::guarded(Work work) {
-  try {
-    work();
-  } catch (const std::exception&) {
-    fail(CallError::kOverloaded, "no resources");
+Client::~Client() = default;
+
+Client::Answer Client::get(const std::string& target, httplib::Headers headers) {
+  struct Counted {
+    std::atomic<std::size_t>& calls;
+    const std::size_t before = calls.fetch_add(1);
+    ~Counted() { --calls; }
+  };
+  const Counted counted{calls_};
+  if (counted.before >= options_.max_calls) return CallFailure{CallError::kOverloaded, {}};
+
+  httplib::Request request;
+  request.method = "GET";
+  request.path = target;
+  request.headers = std::move(headers);
+  request.headers.emplace("Host", url_.authority());
+  request.headers.emplace("Accept", "application/json");
+  request.headers.emplace("Accept-Encoding", "identity");
+  // Of other answers only the head is read.
+  request.response_handler = [](const httplib::Response& response) {
+    return response.status == 200;
+  };
+  return get_in_time(request, Clock::now() + options_.budget);
+}
+
+Client::Answer Client::get_in_time(httplib::Request& request, Clock::time_point deadline) {
+  auto& pool = pools_.at(Fiber::current().loop().index());
+  if (auto* const kept = take_idle(pool)) {
+    Call call(*kept, options_, deadline);
+    auto answer = call.run(engine_, request);
+    // RFC 9110, section 9.2.2: a GET may be sent again when its connection was closed under it.
+    if (!call.stale()) return answer;
   }
+  const auto connected = connect(pool, deadline);
+  if (const auto* failure = std::get_if<CallFailure>(&connected)) return *failure;
+  return Call(*std::get<UpstreamConnection*>(connected), options_, deadline).run(engine_, request);
 }
 
-void Client::Connection::begin(Call call) {
-  call_ = std::move(call);
-  reused_ = state_ == State::kIdle;
-  guarded([&] {
-    if (reused_) return send();
-    set_deadline(call_.deadline);
-    pool_.resolve(*this);
-  });
-}
-
-void Client::Connection::on_resolved(const Resolution& found) {
-  guarded([&] {
-    state_ = State::kConnecting;
-    for (const auto& each : found.addresses) addresses_.push_back({each});
-    std::reverse(addresses_.begin(), addresses_.end());
-    last_failure_ = {CallError::kDnsFailure, found.error};
-    connect_next();
-  });
-}
-
-void Client::Connection::connect_next() {
-  for (; !addresses_.empty(); addresses_.pop_back()) {
-    // One that swallows packets must not use up the time of the others. Nor may one lost packet:
-    // TCP itself would repeat it after a second (RFC 6298, section 2).
-    const auto& address = addresses_.back();
-    const auto tries = static_cast<long>(addresses_.size() + (address.silent ? 0 : 1));
-    const auto now = Clock::now();
-    set_deadline(now + (call_.deadline - now) / tries);
-    const int fd =
-        ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int error = fd < 0 ? errno : 0;
-    if (fd >= 0) {
-      const int on = 1;
-      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      const bool connecting =
-          ::connect(fd, reinterpret_cast<const sockaddr*>(&address.storage), address.size) != 0;
-      error = connecting ? errno : connect_error(fd);
-      // Only now: a socket that is not connected yet has hung up, for epoll.
-      if (!watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) error = errno;
-      if (error == 0) return send();
-      if (error == EINPROGRESS || error == EINTR) return;
-    }
-    last_failure_ = failure_of(error);
-  }
-  finish(std::move(last_failure_));
-}
-
-/// Has the address that says nothing tried once more, behind the others.
-void Client::Connection::give_up_connecting() {
-  last_failure_ = {CallError::kTimeout, "connecting"};
-  if (std::exchange(addresses_.back().silent, true)) {
-    addresses_.pop_back();
-  } else {
-    std::rotate(addresses_.begin(), addresses_.end() - 1, addresses_.end());
-  }
-  connect_next();
-}
-
-void Client::Connection::send() {
-  if (state_ != State::kCalling) {
-    if (state_ == State::kConnecting) old_at_ = Clock::now() + pool_.client().options_.max_age;
-    state_ = State::kCalling;
-    sent_ = 0;
-    parser_.emplace();
-    set_deadline(call_.deadline);
-  }
-  while (sent_ < call_.request.size()) {
-    const auto count =
-        ::send(fd(), call_.request.data() + sent_, call_.request.size() - sent_, MSG_NOSIGNAL);
-    if (count >= 0) {
-      sent_ += static_cast<std::size_t>(count);
-    } else if (errno != EINTR) {
-      return;  // even where it is closed: it may have answered before, and that is looked for
-    }
-  }
-}
-
-/// Takes one piece: between two of them the deadline, and the others, have their turn.
-void Client::Connection::receive() {
-  thread_local std::array<char, 16'384> buffer;
-  const auto count = ::recv(fd(), buffer.data(), buffer.size(), 0);
-  if (count < 0 && errno == EAGAIN) return;
-  // A reset ends no body: only an orderly close does.
-  if (count < 0) return fail(CallError::kConnectionClosed);
-  auto parsed = parser_->parse({buffer.data(), static_cast<std::size_t>(count)}, count == 0);
-  if (const auto* malformed = std::get_if<MalformedResponse>(&parsed)) {
-    return fail(CallError::kBadResponse, malformed->error);
-  }
-  if (auto* message = std::get_if<ResponseMessage>(&parsed)) {
-    if (message->status != 200) {
-      return finish(CallFailure{CallError::kBadStatus, {}, message->status});
-    }
-    const bool whole_request_sent = sent_ == call_.request.size();
-    return finish(std::move(message->body), message->reusable && whole_request_sent);
-  }
-  if (count == 0) return fail(CallError::kConnectionClosed);
-  loop().again(*this);
-}
-
-/// The end of the call; of the connection too, if it is not reusable.
-void Client::Connection::finish(Answer answer, bool reusable) {
-  pool_.forget(*this);
-  auto call = std::move(call_);
-  const auto* failure = std::get_if<CallFailure>(&answer);
-  // RFC 9110, section 9.2.2: a GET may be sent again when its connection was closed under it. Only
-  // a reused connection can have been closed before this request, and a new one never comes here
-  // twice, so this is done once.
-  const bool stale = reused_ && failure != nullptr &&
-                     failure->error == CallError::kConnectionClosed && !parser_->begun();
-  parser_.reset();
-  if (reusable) {
-    state_ = State::kIdle;
-    set_deadline(old_at_);
-    pool_.keep(*this);
-  } else {
-    close();
-  }
-  if (stale) {
-    try {
-      return loop().emplace<Connection>(pool_).begin(std::move(call));
-    } catch (const std::bad_alloc&) {
-      // The answer stands.
-    }
-  }
-  --pool_.client().calls_;
-  call.done(std::move(answer));
-}
-
-void Client::Connection::on_events(std::uint32_t events) {
-  guarded([&] {
-    switch (state_) {
-      case State::kResolving: break;
-      case State::kConnecting: {
-        if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) == 0) return;
-        if (const int error = connect_error(fd())) {
-          last_failure_ = failure_of(error);
-          addresses_.pop_back();
-          return connect_next();
-        }
-        [[fallthrough]];
-      }
-      case State::kCalling: send(); return receive();
-      case State::kIdle:
-        if (!usable()) retire();
-        break;
-    }
-  });
-}
-
-void Client::Connection::on_deadline() {
-  guarded([&] {
-    switch (state_) {
-      case State::kResolving: return fail(CallError::kTimeout, "looking the name up");
-      case State::kConnecting: return give_up_connecting();
-      case State::kCalling:
-        return fail(CallError::kTimeout, sent_ < call_.request.size() ? "while sending"
-                                         : parser_->begun()           ? "the answer is not complete"
-                                                                      : "waiting for the answer");
-      case State::kIdle: return retire();
-    }
-  });
-}
-
-/// What has arrived, or has been closed, since the last call shows that it cannot be used any more.
-bool Client::Connection::usable() const {
-  char byte = 0;
-  return Clock::now() < old_at_ && ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
-}
-
-// --- the pool
-
-Client::Connection* Client::Pool::take_idle() {
-  while (!idle_.empty()) {
-    auto* const connection = idle_.back();
-    idle_.pop_back();
+/// The newest idle connection that can be used, or nullptr.
+Client::UpstreamConnection* Client::take_idle(Pool& pool) {
+  while (!pool.empty()) {
+    auto* const connection = pool.back();
+    pool.pop_back();
+    connection->take();
     if (connection->usable()) return connection;
     connection->retire();
   }
   return nullptr;
 }
 
-void Client::Pool::resolve(Connection& connection) {
-  auto& resolver = *client_.resolver_;
-  if (resolver.literal()) return connection.on_resolved(*resolver.literal());
-  waiting_.push_back(&connection);
-  resolver.resolve([this, &loop = connection.loop()](const Resolution& found) {
-    try {
-      loop.post([this, found] {
-        for (auto* const each : std::exchange(waiting_, {})) each->on_resolved(found);
-      });
-    } catch (const std::bad_alloc&) {
-      // They wait until their deadline.
+std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& pool,
+                                                                       Clock::time_point deadline) {
+  const auto found = resolve(deadline);
+  if (!found) return CallFailure{CallError::kTimeout, "looking the name up"};
+  struct Attempt {
+    SocketAddress address;
+    bool second = false;
+  };
+  std::deque<Attempt> attempts;
+  for (const auto& address : found->addresses) attempts.push_back({address});
+  CallFailure failure{CallError::kDnsFailure, found->error};
+  auto& connection = Fiber::current().loop().emplace<UpstreamConnection>(pool);
+  while (!attempts.empty()) {
+    const auto [address, second] = attempts.front();
+    // One that swallows packets must not use up the time of the others. Nor may one lost packet,
+    // which TCP itself would send again after a second (RFC 6298, section 2): so each address is
+    // tried twice.
+    const auto left = attempts.size() + (second ? 0 : 1);
+    attempts.pop_front();
+    const auto now = Clock::now();
+    const int error = connection.connect(address, now + (deadline - now) / static_cast<long>(left));
+    if (error == 0) return &connection;
+    if (error == ETIMEDOUT) {
+      failure = {CallError::kTimeout, "connecting"};
+      if (!second) attempts.push_back({address, true});
+    } else {
+      failure = failure_of(error, address);
     }
+  }
+  connection.retire();
+  return failure;
+}
+
+/// Nothing at the deadline.
+std::optional<Resolution> Client::resolve(Clock::time_point deadline) {
+  if (resolver_.literal()) return resolver_.literal();
+  struct Waiting {
+    Fiber* fiber;  // nullptr when it has given up
+    std::optional<Resolution> found;
+  };
+  auto waiting = std::make_shared<Waiting>(Waiting{&Fiber::current(), {}});
+  resolver_.resolve([waiting, &loop = Fiber::current().loop()](const Resolution& found) {
+    loop.post([waiting, found] {
+      if (waiting->fiber == nullptr) return;
+      waiting->found = found;
+      waiting->fiber->resume();
+    });
   });
-}
-
-// --- the client
-
-Client::Client(BaseUrl url, ClientOptions options, std::size_t loops)
-    : url_(std::move(url)),
-      options_(options),
-      fields_("Host: " + url_.authority() +
-              "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"),
-      resolver_(std::make_unique<Resolver>(url_.host, url_.port)) {
-  for (std::size_t i = 0; i < loops; ++i) pools_.push_back(std::make_unique<Pool>(*this));
-}
-
-Client::~Client() = default;
-
-void Client::get(Loop& loop, const std::string& target, const std::string& fields,
-                 std::function<void(Answer)> done) {
-  if (calls_.fetch_add(1) >= options_.max_calls) {
-    --calls_;
-    return done(CallFailure{CallError::kOverloaded, {}});
-  }
-  try {
-    Call call{Clock::now() + options_.budget,
-              "GET " + target + " HTTP/1.1\r\n" + fields_ + fields + "\r\n", std::move(done)};
-    auto& pool = *pools_.at(loop.index());
-    auto* connection = pool.take_idle();
-    if (connection == nullptr) connection = &loop.emplace<Connection>(pool);
-    connection->begin(std::move(call));
-  } catch (...) {
-    --calls_;
-    throw;
-  }
+  Fiber::suspend_until(deadline);
+  waiting->fiber = nullptr;
+  return std::move(waiting->found);
 }
 
 }  // namespace common::http

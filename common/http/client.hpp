@@ -3,20 +3,19 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <functional>
-#include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "common/http/cpp_httplib.hpp"
 #include "common/http/loop.hpp"
+#include "common/http/resolver.hpp"
 #include "common/http/url.hpp"
 
 namespace common::http {
 
-class Resolver;
-
-/// Why a call got no answer that can be used. The words that users see are made of these elsewhere.
+/// Why a call got no answer that can be used.
 enum class CallError {
   kConnectionRefused,
   kUnreachable,
@@ -37,49 +36,53 @@ struct CallFailure {
 struct ClientOptions {
   std::chrono::milliseconds budget{1'000};  ///< for one whole call, retry included
   std::size_t max_calls = 64;               ///< at the same time; one more is kOverloaded
-  /// Behind a load balancer each connection is one replica's: few calls need few connections, and
-  /// only new ones can spread them. One connect in two seconds costs nothing beside that.
+  /// Behind a load balancer a connection leads to one replica, and only new connections spread the
+  /// calls. One connect in two seconds costs next to nothing.
   std::chrono::milliseconds max_age{2'000};
 };
 
-/// Calls one HTTP service from the loops of a Server, without holding a thread. A call has one
-/// absolute deadline, from name look-up to the last byte of the body: whatever the peer does, it
-/// ends in time. Redirects are not followed.
+/// Calls one HTTP service from fibers. A call has one absolute deadline, from the look-up of the
+/// name to the last byte of the body: whatever the peer does, the call ends in time. The request is
+/// written and the answer read by httplib::ClientImpl::process_request(), over a stream that knows
+/// the deadline, after parse_response_head() has accepted the head. Redirects are not followed.
 ///
-/// Connections are kept alive, each for one call at a time, last in first out, apart for each loop.
-/// A reused one that the peer had closed before a byte of the answer came is replaced once, inside
+/// Connections are kept alive, each for one call at a time, the newest first, apart for each loop.
+/// A kept one that the peer has closed before a byte of the answer came is replaced once, inside
 /// the same deadline.
 class Client {
  public:
   /// The body of a 200, or why there is none.
   using Answer = std::variant<std::string, CallFailure>;
 
-  /// `loops`: their number. Must be destroyed when they have ended, but before they are destroyed.
+  /// `loops`: their number. Destroy this after the loops have stopped and before the Loop objects
+  /// are destroyed.
   Client(BaseUrl url, ClientOptions options, std::size_t loops);
   ~Client();
 
-  /// GET `target` (percent-encoded, with its query). `fields` are sent as they are: complete lines,
-  /// each with its CRLF, and nothing that this sends itself. `done`, which must not throw, is
-  /// called once, on the thread of `loop`, which must be the one that calls this; perhaps before
-  /// this returns.
-  void get(Loop& loop, const std::string& target, const std::string& fields,
-           std::function<void(Answer)> done);
+  /// GET `target` (percent-encoded, with its query). Waits: call it on a fiber. `headers`: besides
+  /// Host and Accept. Throws nothing but std::bad_alloc.
+  Answer get(const std::string& target, httplib::Headers headers);
 
   /// Thread-safe.
   std::size_t calls_under_way() const { return calls_; }
   const BaseUrl& url() const { return url_; }
 
  private:
-  struct Call;
-  class Pool;
-  class Connection;
+  class Call;
+  class UpstreamConnection;
+  using Pool = std::vector<UpstreamConnection*>;  // idle, newest last
+
+  Answer get_in_time(httplib::Request& request, Clock::time_point deadline);
+  static UpstreamConnection* take_idle(Pool& pool);
+  std::variant<UpstreamConnection*, CallFailure> connect(Pool& pool, Clock::time_point deadline);
+  std::optional<Resolution> resolve(Clock::time_point deadline);
 
   const BaseUrl url_;
   const ClientOptions options_;
-  const std::string fields_;  // of each request
   std::atomic<std::size_t> calls_{0};
-  std::vector<std::unique_ptr<Pool>> pools_;  // by the loops' index
-  std::unique_ptr<Resolver> resolver_;        // destroyed before the pools, which it calls
+  std::vector<Pool> pools_;  // by the loops' index
+  ClientEngine engine_;
+  Resolver resolver_;
 };
 
 }  // namespace common::http

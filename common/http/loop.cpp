@@ -8,36 +8,14 @@
 #include <array>
 #include <cerrno>
 #include <system_error>
-#include <utility>
 
 namespace common::http {
-namespace {
 
 constexpr std::size_t kEventsPerTurn = 64;
 
-class Timer final : public Watcher {
- public:
-  Timer(Loop& loop, Clock::time_point when, std::function<void()> task)
-      : Watcher(loop), task_(std::move(task)) {
-    set_deadline(when);
-  }
-  void on_events(std::uint32_t) override {}
-  void on_deadline() override {
-    close();
-    task_();
-  }
-
- private:
-  const std::function<void()> task_;
-};
-
-}  // namespace
-
-Watcher::Watcher(Loop& loop) : loop_(loop) { loop_.timers_.emplace(armed_, this); }
-
 Watcher::~Watcher() {
   close_fd();
-  loop_.timers_.erase({armed_, this});
+  schedule(kNever);
 }
 
 bool Watcher::watch(int fd, std::uint32_t events) {
@@ -51,7 +29,7 @@ bool Watcher::watch(int fd, std::uint32_t events) {
 
 void Watcher::close_fd() {
   if (fd_ < 0) return;
-  // epoll(7): close alone takes it out only when no process that was forked meanwhile has it, too.
+  // epoll(7): close(2) alone does not remove it while a forked process has a copy.
   epoll_ctl(loop_.epoll_, EPOLL_CTL_DEL, fd_, nullptr);
   ::close(fd_);
   fd_ = -1;
@@ -59,23 +37,24 @@ void Watcher::close_fd() {
 
 void Watcher::set_deadline(Clock::time_point deadline) {
   deadline_ = deadline;
-  if (deadline < armed_ && !closed_) arm(deadline);
+  if (deadline < scheduled_ && !closed_) schedule(deadline);
 }
 
-// Moves its node, which needs no memory.
-void Watcher::arm(Clock::time_point when) {
-  auto node = loop_.timers_.extract({armed_, this});
-  armed_ = when;
-  node.value().first = when;
-  loop_.timers_.insert(std::move(node));
+void Watcher::schedule(Clock::time_point when) {
+  if (scheduled_ != kNever) loop_.timers_.erase({scheduled_, this});
+  scheduled_ = when;
+  if (when != kNever) loop_.timers_.emplace(when, this);
+}
+
+void Watcher::run_again_later() {
+  if (!std::exchange(queued_, true)) loop_.run_again_.push_back(this);
 }
 
 void Watcher::close() {
-  if (closed_) return;
-  closed_ = true;
+  if (std::exchange(closed_, true)) return;
   close_fd();
-  arm(kNever);
-  if (waits_its_turn()) turn_.splice(turn_.begin(), loop_.again_, node_);
+  schedule(kNever);
+  if (queued_) std::erase(loop_.run_again_, this);
   loop_.closed_.splice(loop_.closed_.end(), loop_.watchers_, self_);
 }
 
@@ -102,51 +81,45 @@ void Loop::run() {
     std::array<epoll_event, kEventsPerTurn> events;
     const int count = epoll_wait(epoll_, events.data(), kEventsPerTurn, timeout());
     for (int i = 0; i < count; ++i) {
-      auto* const watcher = static_cast<Watcher*>(events[static_cast<std::size_t>(i)].data.ptr);
+      const auto& event = events[static_cast<std::size_t>(i)];
+      auto* const watcher = static_cast<Watcher*>(event.data.ptr);
       if (watcher == nullptr) {
         run_posted();
       } else if (!watcher->closed_) {
-        watcher->on_events(events[static_cast<std::size_t>(i)].events);
+        watcher->on_events(event.events);
       }
     }
-    fire_timers();
-    if (!again_.empty()) {
-      auto& watcher = *again_.front();
-      watcher.turn_.splice(watcher.turn_.begin(), again_, watcher.node_);
+    run_timers();
+    if (!run_again_.empty()) {
+      auto& watcher = *run_again_.front();
+      run_again_.pop_front();
+      watcher.queued_ = false;
       watcher.on_events(0);
     }
     closed_.clear();
   }
 }
 
-Clock::time_point Loop::next_deadline() const {
-  return timers_.empty() ? kNever : timers_.begin()->first;
-}
-
+/// For epoll_wait(2), in milliseconds.
 int Loop::timeout() const {
-  if (!again_.empty()) return 0;
-  if (next_deadline() == kNever) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_deadline() - Clock::now());
-  return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  if (!run_again_.empty()) return 0;
+  if (timers_.empty()) return -1;
+  const auto left = timers_.begin()->first - Clock::now();
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+  return static_cast<int>(std::clamp<std::int64_t>(milliseconds, 0, 60'000));
 }
 
-void Loop::fire_timers() {
-  if (next_deadline() == kNever) return;
+void Loop::run_timers() {
+  if (timers_.empty()) return;
   const auto now = Clock::now();
-  while (next_deadline() <= now) {
+  while (!timers_.empty() && timers_.begin()->first <= now) {
     auto& watcher = *timers_.begin()->second;
-    if (watcher.deadline_ > now) {
-      watcher.arm(watcher.deadline_);
-      continue;
-    }
+    const auto deadline = watcher.deadline_;
+    watcher.schedule(deadline > now ? deadline : kNever);
+    if (deadline > now) continue;  // it was moved to a later time
     watcher.deadline_ = kNever;
-    watcher.arm(kNever);
     watcher.on_deadline();
   }
-}
-
-void Loop::again(Watcher& watcher) {
-  again_.splice(again_.end(), watcher.turn_);  // nothing, if it waits already
 }
 
 void Loop::stop() {
@@ -173,12 +146,8 @@ void Loop::run_posted() {
   for (const auto& task : tasks) task();
 }
 
-void Loop::after(std::chrono::milliseconds delay, std::function<void()> task) {
-  emplace<Timer>(Clock::now() + delay, std::move(task));
-}
-
 void Loop::drain() {
-  std::vector<Watcher*> all;  // one may close another
+  std::vector<Watcher*> all;  // one of them may close another
   for (const auto& each : watchers_) all.push_back(each.get());
   for (auto* const each : all) {
     if (!each->closed_) each->on_drain();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -19,59 +20,60 @@ inline constexpr auto kNever = Clock::time_point::max();
 
 class Loop;
 
-/// What waits in a loop for its socket, for a point in time, or for both: a connection, a timer.
-/// Belongs to its loop, from emplace() to close(), and is used on the loop's thread only.
+/// What waits in a loop for a socket, for a deadline, or for both. Used on the loop's thread only.
+/// Its functions must not throw.
 class Watcher {
  public:
-  explicit Watcher(Loop& loop);
+  explicit Watcher(Loop& loop) : loop_(loop) {}
   virtual ~Watcher();
   Watcher(const Watcher&) = delete;
   Watcher& operator=(const Watcher&) = delete;
 
-  /// `events`: of epoll_ctl(2), or 0 after Loop::again(). Must not throw.
-  virtual void on_events(std::uint32_t events) = 0;
-  /// The deadline has passed; there is none now. Must not throw.
+  /// `events`: those of epoll_ctl(2), or 0 after run_again_later().
+  virtual void on_events(std::uint32_t) {}
+  /// The deadline has passed, and is kNever now.
   virtual void on_deadline() = 0;
-  /// The process shall end soon. Must not throw.
+  /// The process is about to stop.
   virtual void on_drain() {}
 
   Loop& loop() const { return loop_; }
 
  protected:
-  /// Takes `fd` over, in place of the one before, and waits for `events`. Returns false for want of
-  /// memory in the kernel.
+  /// Owns `fd` from now on, instead of the one before, and waits for `events`. Returns false where
+  /// the kernel has no memory for it.
   bool watch(int fd, std::uint32_t events);
-  /// kNever: none. Moving it to a later time costs nothing, so it may be done for each request.
-  /// Does not throw, nor does Loop::again().
-  void set_deadline(Clock::time_point deadline);
-  /// The end of this object, as soon as the loop has left it; on_ functions are not called any
-  /// more.
-  void close();
-
   int fd() const { return fd_; }
-  bool waits_its_turn() const { return turn_.empty(); }  // after Loop::again()
+
+  /// kNever: none. To move it to a later time costs nothing, so it may be done for each request.
+  void set_deadline(Clock::time_point deadline);
+
+  /// Calls on_events(0) after the other watchers that are ready have been called.
+  void run_again_later();
+  bool waits_to_run_again() const { return queued_; }
+
+  /// Closes the socket. No function of this is called any more. One that was made by
+  /// Loop::emplace() is destroyed when the loop has left it.
+  void close();
 
  private:
   friend class Loop;
   void close_fd();
-  void arm(Clock::time_point when);
+  void schedule(Clock::time_point when);
 
   Loop& loop_;
   int fd_ = -1;
   bool closed_ = false;
-  std::list<Watcher*> turn_{this};  // empty while its node is in the loop's
-  const std::list<Watcher*>::iterator node_ = turn_.begin();
+  bool queued_ = false;
   Clock::time_point deadline_ = kNever;
-  Clock::time_point armed_ = kNever;  // when the loop looks at deadline_
+  Clock::time_point scheduled_ = kNever;  // when the loop looks at deadline_, not later than it
   std::list<std::unique_ptr<Watcher>>::iterator self_;
 };
 
-/// One thread's epoll(7), its timers, and all that waits in them. Only post() and stop() may be
+/// The epoll(7) of one thread, its timers, and what waits for them. Only post() and stop() may be
 /// called from other threads.
 class Loop {
  public:
-  /// `index`: which of several this is, for those who keep something for each. Throws
-  /// std::system_error.
+  /// `index`: its number among several loops. Throws std::system_error.
   explicit Loop(std::size_t index = 0);
   ~Loop();
   Loop(const Loop&) = delete;
@@ -79,45 +81,40 @@ class Loop {
 
   std::size_t index() const { return index_; }
 
-  /// Serves until stop(), on the thread that calls it.
+  /// Runs on the calling thread until stop().
   void run();
   void stop();
-  /// Has `task`, which must not throw, called on the loop's thread, in the order of the calls.
+  /// Calls `task` on the loop's thread, in the order of the posts. `task` must not throw.
   void post(std::function<void()> task);
-  void after(std::chrono::milliseconds delay, std::function<void()> task);
 
-  /// Makes a watcher.
+  /// Makes a watcher that belongs to this loop until its close().
   template <typename Kind, typename... Arguments>
   Kind& emplace(Arguments&&... arguments) {
-    Watchers made(1);
-    made.front() = std::make_unique<Kind>(*this, std::forward<Arguments>(arguments)...);
-    watchers_.splice(watchers_.begin(), made);
-    watchers_.front()->self_ = watchers_.begin();
-    return static_cast<Kind&>(*watchers_.front());
+    auto made = std::make_unique<Kind>(*this, std::forward<Arguments>(arguments)...);
+    auto& watcher = *made;
+    watchers_.push_front(std::move(made));
+    watcher.self_ = watchers_.begin();
+    return watcher;
   }
 
-  /// Has on_events(0) of `watcher` called once more, when all others that wait for that, and those
-  /// whose sockets are ready, have had their turn.
-  void again(Watcher& watcher);
-  /// on_drain() of all.
+  /// Calls on_drain() of all watchers that emplace() has made.
   void drain();
 
  private:
   friend class Watcher;
   using Watchers = std::list<std::unique_ptr<Watcher>>;
 
-  Clock::time_point next_deadline() const;
   int timeout() const;
   void run_posted();
-  void fire_timers();
+  void run_timers();
 
   const std::size_t index_;
   int epoll_ = -1;
   int wake_ = -1;  // eventfd(2)
   Watchers watchers_;
-  Watchers closed_;  // kept until nothing of this turn can refer to them any more
-  std::list<Watcher*> again_;
-  std::set<std::pair<Clock::time_point, Watcher*>> timers_;  // of all watchers
+  Watchers closed_;  // destroyed at the end of a turn: its events may still name them
+  std::deque<Watcher*> run_again_;
+  std::set<std::pair<Clock::time_point, Watcher*>> timers_;
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;  // guards posted_
   std::vector<std::function<void()>> posted_;

@@ -148,7 +148,7 @@ struct Parser {
 
 }  // namespace
 
-std::string_view RequestHead::sole(std::string_view name) const {
+std::string_view RequestHead::only(std::string_view name) const {
   std::string_view found;
   int count = 0;
   for (const auto& field : fields) {

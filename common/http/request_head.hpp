@@ -25,7 +25,7 @@ struct RequestHead {
   bool keep_alive = true;  ///< what the client asks for (RFC 9112, section 9.3)
 
   /// The value of the only field of that name; empty where there is none, or more than one.
-  std::string_view sole(std::string_view name) const;
+  std::string_view only(std::string_view name) const;
 
   /// All values of that name, joined by commas (RFC 9110, section 5.3).
   std::string list(std::string_view name) const;

@@ -1,6 +1,7 @@
 #include "common/http/server.hpp"
 
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,9 +11,11 @@
 
 #include <array>
 #include <cerrno>
+#include <set>
 #include <system_error>
+#include <utility>
 
-#include "common/http/connection.hpp"
+#include "common/http/server_connection.hpp"
 
 namespace common::http {
 namespace {
@@ -20,34 +23,115 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr int kBacklog = 4096;          // capped by net.core.somaxconn
-constexpr int kMaxAcceptsPerTurn = 64;  // before the first loop's connections have their turn
+constexpr int kMaxAcceptsPerTurn = 64;  // before the first loop's connections go on
 constexpr auto kAcceptPause = 50ms;     // after running out of descriptors or memory
-constexpr auto kFullPause = 5ms;  // while as many as may be are being told that there is no place
+constexpr auto kFullPause = 5ms;        // while max_over_limit connections are being told
+constexpr int kPortTries = 16;          // to find one that is free at all addresses
 
-int listen_at(const std::string& host, int port) {
+/// In numbers, an IPv6 address with its zone.
+BaseUrl numeric(const sockaddr* address, socklen_t size) {
+  std::array<char, NI_MAXHOST> host{};
+  std::array<char, NI_MAXSERV> port{};
+  if (getnameinfo(address, size, host.data(), host.size(), port.data(), port.size(),
+                  NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return {};
+  }
+  return {host.data(), static_cast<std::uint16_t>(std::stoi(port.data()))};
+}
+
+BaseUrl local_address(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  return numeric(reinterpret_cast<const sockaddr*>(&address), size);
+}
+
+[[noreturn]] void fail(int error, const BaseUrl& address) {
+  const auto port = ":" + std::to_string(address.port);
+  const bool bracketed = address.host.find(':') != std::string::npos;
+  throw BindError(error, std::generic_category(),
+                  (bracketed ? "[" + address.host + "]" : address.host) + port);
+}
+
+/// Whether any interface has an address of `family`.
+bool machine_has(int family) {
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return true;
+  const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(list, &freeifaddrs);
+  for (const ifaddrs* each = list; each != nullptr; each = each->ifa_next) {
+    if (each->ifa_addr != nullptr && each->ifa_addr->sa_family == family) return true;
+  }
+  return false;
+}
+
+/// Returns a socket, or an errno below zero.
+int listen_on(const addrinfo& address, bool dual_stack) {
+  const int fd = socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  const int on = 1;
+  const int only_v6 = dual_stack ? 0 : 1;
+  if (address.ai_family == AF_INET6) {
+    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, sizeof only_v6);
+  }
+  // socket(7): SO_REUSEADDR lets a restart bind while old connections are in TIME_WAIT, no more.
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  // tcp(7): each accepted socket inherits it. Answers leave in one piece, and none shall wait.
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  if (::bind(fd, address.ai_addr, address.ai_addrlen) == 0 && ::listen(fd, kBacklog) == 0)
+    return fd;
+  const int error = errno;
+  ::close(fd);
+  return -error;
+}
+
+struct Listening {
+  std::vector<int> fds;
+  int error = 0;   // where there are none
+  BaseUrl failed;  // the address of the error
+};
+
+Listening listen_on_all(const addrinfo* found, int port, bool dual_stack) {
+  Listening out;
+  std::set<std::string> seen;  // /etc/hosts may name an address twice
+  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+    // sockaddr_in6 has its port at the same place.
+    reinterpret_cast<sockaddr_in*>(each->ai_addr)->sin_port =
+        htons(static_cast<std::uint16_t>(port));
+    const auto address = numeric(each->ai_addr, each->ai_addrlen);
+    if (!seen.insert(address.host).second) continue;
+    const int fd = listen_on(*each, dual_stack);
+    if (fd >= 0) {
+      out.fds.push_back(fd);
+      port = local_address(fd).port;
+      continue;
+    }
+    out.error = -fd;
+    out.failed = address;
+    if (fd == -EAFNOSUPPORT || (fd == -EADDRNOTAVAIL && !machine_has(each->ai_family))) continue;
+    for (const int open : out.fds) ::close(open);
+    out.fds.clear();
+    break;
+  }
+  return out;
+}
+
+std::vector<int> listen_at(const std::string& host, int port) {
   addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found)) {
-    throw std::system_error(EADDRNOTAVAIL, std::generic_category(), gai_strerror(error));
+  if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found)) {
+    throw BindError(error == EAI_SYSTEM ? errno : EADDRNOTAVAIL, std::generic_category(),
+                    host + ":" + std::to_string(port) + ": " + gai_strerror(error));
   }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-
-  int error = EADDRNOTAVAIL;
-  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
-    const int fd = socket(each->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    // socket(7): SO_REUSEADDR lets a restart bind while old connections are in TIME_WAIT, and no
-    // more than that.
-    const int on = 1;
-    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
-        ::bind(fd, each->ai_addr, each->ai_addrlen) == 0 && ::listen(fd, kBacklog) == 0) {
-      return fd;
-    }
-    error = errno;
-    if (fd >= 0) ::close(fd);
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
+  for (int tries = 1;; ++tries) {
+    auto listening = listen_on_all(found, port, host == "::");
+    if (!listening.fds.empty()) return listening.fds;
+    if (host == "::" && listening.error == EAFNOSUPPORT) return listen_at("0.0.0.0", port);
+    // A port that the kernel has chosen for one address may be taken at another.
+    if (port == 0 && listening.error == EADDRINUSE && tries < kPortTries) continue;
+    fail(listening.error, listening.failed);
   }
-  throw std::system_error(error, std::generic_category());
 }
 
 int take_over(int listener) {
@@ -57,24 +141,23 @@ int take_over(int listener) {
     return getsockopt(listener, SOL_SOCKET, option, &value, &size) == 0 && value == wanted;
   };
   if (!is(SO_ACCEPTCONN, 1) || is(SO_DOMAIN, AF_UNIX)) {
-    throw std::system_error(EINVAL, std::generic_category(), "not a TCP socket that listens");
+    throw BindError(EINVAL, std::generic_category(),
+                    "the service manager's socket: not a TCP socket that listens");
   }
   fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
   fcntl(listener, F_SETFD, FD_CLOEXEC);
+  const int on = 1;
+  setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return listener;
 }
 
 }  // namespace
 
-void answer_error(httplib::Response& response, int status, std::string_view sentence) {
-  response.status = status;
-  response.set_content("{\"error\":\"" + std::string(sentence) + "\"}\n", "application/json");
-}
-
-/// Accepts for all loops.
+/// Accepts at one address, for all loops.
 class Server::Listener final : public Watcher {
  public:
-  Listener(Loop& loop, Server& server, int fd) : Watcher(loop), server_(server) {
+  Listener(Loop& loop, Server& server, Port& port, int fd)
+      : Watcher(loop), server_(server), port_(port) {
     if (!watch(fd, EPOLLIN | EPOLLET)) {
       throw std::system_error(errno, std::generic_category(), "epoll_ctl");
     }
@@ -84,34 +167,38 @@ class Server::Listener final : public Watcher {
     for (int i = 0; i < kMaxAcceptsPerTurn; ++i) {
       if (!accept_one()) return;
     }
-    loop().again(*this);
+    run_again_later();
   }
   void on_deadline() override { on_events(0); }
 
-  /// Takes over all that the kernel has accepted before it ends.
+  /// Accepts what has connected before, and closes.
   void finish() {
     while (accept_one()) {
     }
     close();
-    server_.listener_closed();
   }
 
  private:
   bool accept_one();
 
   Server& server_;
+  Port& port_;
 };
 
 /// Returns whether there may be another one now.
 bool Server::Listener::accept_one() {
-  const bool full = server_.full();
-  if (full && server_.surplus_connections_ >= server_.options_.max_surplus) {
+  const bool over_limit = port_.served >= port_.max_connections;
+  if (over_limit && port_.over_limit >= server_.options_.max_over_limit) {
     set_deadline(Clock::now() + kFullPause);  // the next ones wait in the backlog
     return false;
   }
-  const int fd = accept4(this->fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  const int fd =
+      accept4(this->fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd >= 0) {
-    server_.add_connection(fd, full);
+    server_.add_connection(fd, port_, over_limit,
+                           numeric(reinterpret_cast<const sockaddr*>(&peer), size));
     return true;
   }
   if (errno == EINTR || errno == ECONNABORTED) return true;
@@ -121,46 +208,46 @@ bool Server::Listener::accept_one() {
   return false;
 }
 
-Server::Server(ServerOptions options) : options_(std::move(options)) {
-  for (std::size_t i = 0; i < options_.threads; ++i) loops_.push_back(std::make_unique<Loop>(i));
-}
-
 Server::~Server() {
   stop(0ms);
-  loops_.clear();  // their connections still tell of their end
-  if (bound_ >= 0) ::close(bound_);
+  loops_.clear();  // their connections use this
+  for (const auto& [fd, port] : bound_) ::close(fd);
 }
 
-Server& Server::Get(const std::string& path, Handler handler) {
-  return Get(path, [handler = std::move(handler)](PendingExchange& exchange) {
-    exchange.answer([&] { handler(exchange.request, exchange.response); });
-  });
-}
-
-Server& Server::Get(const std::string& path, AsyncHandler handler) {
-  routes_[path] = std::move(handler);
+Server& Server::Get(const std::string& path, ExchangeHandler handler, Ports ports) {
+  routes_[path] = {std::move(handler), ports};
   return *this;
 }
 
-BaseUrl Server::bind(int inherited) {
-  bound_ = inherited >= 0 ? take_over(inherited) : listen_at(options_.host, options_.port);
-  // tcp(7): each accepted socket inherits it. Answers leave in one piece, and none shall wait.
-  const int on = 1;
-  setsockopt(bound_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  std::array<char, NI_MAXHOST> host{};
-  std::array<char, NI_MAXSERV> port{};
-  if (getsockname(bound_, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
-      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host.data(), host.size(),
-                  port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-    throw std::system_error(errno, std::generic_category());
+Server& Server::Get(const std::string& path, Handler handler, Ports ports) {
+  return Get(
+      path,
+      [handler = std::move(handler)](const httplib::Request& request, httplib::Response& response,
+                                     Exchange&) { handler(request, response); },
+      ports);
+}
+
+Server::Addresses Server::bind(int inherited) {
+  Addresses addresses;
+  const auto add = [this](const std::vector<int>& fds, Port& port, std::vector<BaseUrl>& out) {
+    for (const int fd : fds) {
+      bound_.emplace_back(fd, &port);
+      out.push_back(local_address(fd));
+    }
+  };
+  add(inherited >= 0 ? std::vector{take_over(inherited)} : listen_at(options_.host, options_.port),
+      main_, addresses.main);
+  if (options_.admin_port) {
+    add(listen_at(options_.host, *options_.admin_port), admin_, addresses.admin);
   }
-  return {host.data(), static_cast<std::uint16_t>(std::stoi(port.data()))};
+  return addresses;
 }
 
 void Server::start() {
-  listener_ = &loops_.front()->emplace<Listener>(*this, std::exchange(bound_, -1));
+  listening_ = true;
+  for (const auto& [fd, port] : std::exchange(bound_, {})) {
+    listeners_.push_back(&loops_.front()->emplace<Listener>(*this, *port, fd));
+  }
   try {
     for (const auto& loop : loops_) threads_.emplace_back([&loop] { loop->run(); });
   } catch (const std::system_error&) {
@@ -169,33 +256,31 @@ void Server::start() {
   }
 }
 
-bool Server::turned() {
-  const bool all = turned_ == nullptr || *turned_ == loops_.size();
-  turned_ = nullptr;
-  try {
-    const auto turned = std::make_shared<std::atomic<std::size_t>>(0);
-    for (const auto& loop : loops_) loop->post([turned] { ++*turned; });
-    turned_ = turned;
-  } catch (const std::bad_alloc&) {
-    // The next call says yes: who has no memory does not hang.
-  }
+bool Server::all_loops_responsive() {
+  const bool all = !responsive_loops_ || *responsive_loops_ == loops_.size();
+  responsive_loops_ = std::make_shared<std::atomic<std::size_t>>(0);
+  for (const auto& loop : loops_) loop->post([count = responsive_loops_] { ++*count; });
   return all;
 }
 
+void Server::begin_drain() { phase_ = Phase::kDraining; }
+
 bool Server::stop(std::chrono::milliseconds time) {
   if (threads_.empty()) return true;
-  draining_ = true;
-  stopping_ = true;
-  // Last connections are dealt out before any are closed: who is closed may come again at once, and
-  // must find nobody then, not somebody who does not answer.
   loops_.front()->post([this] {
-    listener_->finish();
+    for (auto* const listener : std::exchange(listeners_, {})) listener->finish();
+    // Only now may an answer say "Connection: close": the client may connect again at once, and
+    // must not meet a listener that is about to close.
+    phase_ = Phase::kStopping;
     for (const auto& loop : loops_) loop->post([&loop] { loop->drain(); });
+    const std::lock_guard lock(mutex_);
+    listening_ = false;
+    all_closed_.notify_all();
   });
   {
     std::unique_lock lock(mutex_);
     const bool finished =
-        all_closed_.wait_for(lock, time, [this] { return !listener_ && open_connections_ == 0; });
+        all_closed_.wait_for(lock, time, [this] { return !listening_ && open_connections_ == 0; });
     if (!finished) return false;
   }
   end_threads();
@@ -208,43 +293,20 @@ void Server::end_threads() {
   threads_.clear();
 }
 
-bool Server::full() {
-  const std::lock_guard lock(mutex_);  // or one that closes might be seen by halves
-  return open_connections_ - surplus_connections_ >= options_.max_connections;
-}
-
-/// Deals an accepted socket out.
-void Server::add_connection(int fd, bool surplus) {
+/// Gives an accepted socket to a loop.
+void Server::add_connection(int fd, Port& port, bool over_limit, BaseUrl peer) {
   ++open_connections_;
-  surplus_connections_ += surplus ? 1 : 0;
-  const auto give_up = [this, fd, surplus] {
-    ::close(fd);
-    connection_closed(surplus);
-  };
+  ++(over_limit ? port.over_limit : port.served);
   auto& loop = *loops_[next_loop_++ % loops_.size()];
-  try {
-    loop.post([this, &loop, fd, surplus, give_up] {
-      try {
-        loop.emplace<Connection>(*this, surplus).start(fd);
-      } catch (const std::bad_alloc&) {
-        give_up();
-      }
-    });
-  } catch (const std::bad_alloc&) {
-    give_up();
-  }
+  loop.post([this, &loop, &port, fd, over_limit, peer = std::move(peer)] {
+    loop.emplace<ServerConnection>(*this, port, over_limit, peer).start(fd);
+  });
 }
 
-void Server::connection_closed(bool surplus) {
+void Server::connection_closed(Port& port, bool over_limit) {
+  --(over_limit ? port.over_limit : port.served);
   const std::lock_guard lock(mutex_);
-  surplus_connections_ -= surplus ? 1 : 0;
   if (--open_connections_ == 0) all_closed_.notify_all();
-}
-
-void Server::listener_closed() {
-  const std::lock_guard lock(mutex_);
-  listener_ = nullptr;
-  all_closed_.notify_all();
 }
 
 }  // namespace common::http

@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/http/fiber.hpp"
 #include "common/http/server.hpp"
 #include "require.hpp"
 
@@ -38,12 +39,11 @@ std::uint16_t start_server() {
   server->Get("/fail", [](const httplib::Request&, httplib::Response&) {
     throw std::runtime_error("as it must");
   });
-  server->Get("/late", [](common::http::PendingExchange& exchange) {
-    exchange.loop().after(1ms, [&exchange] {
-      exchange.answer([&] { exchange.response.set_content("{}\n", "application/json"); });
-    });
+  server->Get("/late", [](const httplib::Request&, httplib::Response& response) {
+    common::http::sleep_for(1ms);
+    response.set_content("{}\n", "application/json");
   });
-  const int port = server->bind().port;
+  const int port = server->bind().main.front().port;
   server->start();
   return static_cast<std::uint16_t>(port);
 }

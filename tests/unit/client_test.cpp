@@ -12,6 +12,7 @@
 
 #include "support/faulty_upstream.hpp"
 #include "support/posix.hpp"
+#include "unit/run_on_fiber.hpp"
 
 namespace common::http {
 namespace {
@@ -26,15 +27,13 @@ TEST(Client, RenewsAConnectionThatIsOldHoweverBusy) {
   Loop loop;
   Client client(parse_base_url(upstream.url()), options, 1);
   int calls = 0;
-  const auto end = Clock::now() + 10s;
-  std::function<void(Client::Answer)> next = [&](const Client::Answer& answer) {
-    EXPECT_TRUE(std::holds_alternative<std::string>(answer));
-    if (upstream.connections() == 3 || Clock::now() > end) return loop.stop();
-    ++calls;
-    loop.after(1ms, [&] { client.get(loop, "/echo?msg=a", {}, next); });
-  };
-  client.get(loop, "/echo?msg=a", {}, next);
-  loop.run();
+  tests::run_on_fiber(loop, [&] {
+    for (const auto end = Clock::now() + 10s; upstream.connections() < 3 && Clock::now() < end;) {
+      EXPECT_TRUE(std::holds_alternative<std::string>(client.get("/echo?msg=a", {})));
+      ++calls;
+      sleep_for(1ms);
+    }
+  });
   EXPECT_EQ(upstream.connections(), 3u);
   EXPECT_GT(calls, 3);  // it was one for several calls
 }
@@ -78,23 +77,18 @@ TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
   Loop loop;
   Client client({"127.0.0.1", ntohs(address.sin_port)}, options, 1);
   std::vector<std::string> bodies;
-  const auto take = [&](const Client::Answer& answer) {
+  const auto call = [&] {
+    const auto answer = client.get("/", {});
     const auto* body = std::get_if<std::string>(&answer);
     bodies.push_back(body ? *body : "(failure)");
   };
-  client.get(loop, "/", {}, [&](const Client::Answer& answer) {
-    take(answer);
-    loop.post([&] {
-      answered = true;
-      answered.notify_one();
-      while (!stray_sent) std::this_thread::yield();
-      client.get(loop, "/", {}, [&](const Client::Answer& last) {
-        take(last);
-        loop.stop();
-      });
-    });
+  tests::run_on_fiber(loop, [&] {
+    call();
+    answered = true;
+    answered.notify_one();
+    while (!stray_sent) std::this_thread::yield();  // the loop does not see it come
+    call();
   });
-  loop.run();
   ::shutdown(listener.get(), SHUT_RDWR);
   upstream.join();
   EXPECT_EQ(bodies, (std::vector<std::string>{"first", "second"}));

@@ -323,9 +323,9 @@ TEST(RequestHead, SplitsWhatItAccepts) {
   ASSERT_EQ(head.fields.size(), 3u);
   EXPECT_EQ(head.fields[1].name, "A");
   EXPECT_EQ(head.fields[1].value, "1 2");
-  EXPECT_EQ(head.sole("HOST"), "x");
-  EXPECT_EQ(head.sole("a"), "") << "two of them: neither is taken";
-  EXPECT_EQ(head.sole("b"), "");
+  EXPECT_EQ(head.only("HOST"), "x");
+  EXPECT_EQ(head.only("a"), "") << "two of them: neither is taken";
+  EXPECT_EQ(head.only("b"), "");
   EXPECT_FALSE(head.http_1_0);
 }
 

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "common/http/fiber.hpp"
 #include "support/eventually.hpp"
 #include "support/http_client.hpp"
 
@@ -19,27 +21,27 @@ using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::Not;
 
-TEST(Server, TurnsUnlessOneOfItsLoopsHangs) {
-  Server server({.threads = 2});
+TEST(Server, IsResponsiveUnlessOneOfItsLoopsHangs) {
+  Server server({});
   std::promise<void> let_go;
   const auto wait = let_go.get_future().share();
   server.Get("/hang", [wait](const httplib::Request&, httplib::Response&) { wait.wait(); });
-  const auto port = server.bind().port;
+  const auto port = server.bind().main.front().port;
   server.start();
-  const auto turns = [&] { return server.turned(); };
-  EXPECT_TRUE(turns());
-  EXPECT_TRUE(tests::eventually(turns));
+  const auto responsive = [&] { return server.all_loops_responsive(); };
+  EXPECT_TRUE(responsive());
+  EXPECT_TRUE(tests::eventually(responsive));
 
   tests::Connection client(port);
   client.send("GET /hang HTTP/1.1\r\nHost: test\r\n\r\n");
   ASSERT_TRUE(tests::eventually([&] { return server.active_requests() == 1; }));
-  server.turned();  // may still be about the time before
-  server.turned();
-  EXPECT_FALSE(tests::eventually(turns, 500ms));
+  server.all_loops_responsive();  // may still be about the time before
+  server.all_loops_responsive();
+  EXPECT_FALSE(tests::eventually(responsive, 500ms));
 
   let_go.set_value();
   EXPECT_TRUE(client.read_response());
-  EXPECT_TRUE(tests::eventually(turns));
+  EXPECT_TRUE(tests::eventually(responsive));
   EXPECT_TRUE(server.stop(5s));
 }
 
@@ -50,15 +52,24 @@ TEST(Server, WhatAHandlerThrowsGoesToTheLogAndNotToTheClient) {
     throw std::runtime_error("the secret");
   });
   server.Get("/number", [](const httplib::Request&, httplib::Response&) { throw 42; });
+  server.Get("/no-memory", [](const httplib::Request&, httplib::Response&) {
+    sleep_for(1ms);
+    throw std::bad_alloc();
+  });
+  // These would be silently empty otherwise.
+  server.Get("/provider", [](const httplib::Request&, httplib::Response& response) {
+    response.set_content_provider(
+        5, "text/plain", [](std::size_t, std::size_t, httplib::DataSink&) { return true; });
+  });
   std::vector<Exchange> answered;
   std::mutex mutex;
   server.on_answer([&](const Exchange& exchange) {
     const std::lock_guard lock(mutex);
     answered.push_back(exchange);
   });
-  const auto port = server.bind().port;
+  const auto port = server.bind().main.front().port;
   server.start();
-  for (const std::string path : {"/exception", "/number"}) {
+  for (const std::string path : {"/exception", "/number", "/no-memory", "/provider"}) {
     const auto response = tests::get(port, path).response;
     ASSERT_TRUE(response) << path;
     EXPECT_EQ(response->status, 500) << path;
@@ -66,17 +77,79 @@ TEST(Server, WhatAHandlerThrowsGoesToTheLogAndNotToTheClient) {
     EXPECT_THAT(response->head, Not(HasSubstr("secret"))) << path;
   }
   EXPECT_TRUE(server.stop(5s));
-  ASSERT_EQ(answered.size(), 2u);
+  ASSERT_EQ(answered.size(), 4u);
   EXPECT_EQ(answered[0].outcome, Exchange::Outcome::kFailed);
   EXPECT_EQ(answered[0].notes.at(0).key, "error");
   EXPECT_EQ(answered[0].notes.at(0).value, "the secret");
 }
 
+TEST(Server, AHandlerSeesTheWholeRequest) {
+  Server server({});
+  httplib::Request seen;
+  server.Get("/a b", [&](const httplib::Request& request, httplib::Response&) {
+    seen = request;
+    sleep_for(1ms);
+  });
+  const auto port = server.bind().main.front().port;
+  server.start();
+  tests::Connection client(port);
+  client.send(
+      "GET http://other/a%20b?x=1&x=2&x=1&y=%41+%u0041?%zz HTTP/1.0\r\nHost: test\r\nX-Custom: "
+      "%41\r\n"
+      "x-custom: 2\r\nCookie: a=b\r\nRange: bytes=0-1\r\nAccept-Encoding: gzip\r\n"
+      "Expect: 100-continue\r\n\r\n");
+  const auto response = client.read_response();
+  ASSERT_TRUE(response);
+  EXPECT_EQ(response->status, 200);
+  EXPECT_TRUE(server.stop(5s));
+  EXPECT_EQ(seen.method, "GET");
+  EXPECT_EQ(seen.version, "HTTP/1.0");
+  EXPECT_EQ(seen.path, "/a b");
+  EXPECT_EQ(seen.target, "/a%20b?x=1&x=2&x=1&y=%41+%u0041?%zz");
+  EXPECT_EQ(seen.remote_addr, "127.0.0.1");
+  EXPECT_GT(seen.remote_port, 0);
+  EXPECT_EQ(seen.params.count("x"), 3u);
+  EXPECT_EQ(seen.get_param_value("x", 1), "2");
+  EXPECT_EQ(seen.get_param_value("y"), "A %u0041?%zz");
+  EXPECT_EQ(seen.headers.size(), 4u);
+  EXPECT_EQ(seen.get_header_value("x-CUSTOM"), "%41");
+  EXPECT_EQ(seen.get_header_value("X-Custom", 1), "2");
+  EXPECT_EQ(seen.get_header_value("Cookie"), "a=b");
+}
+
+TEST(Server, HasAnAdminPortWithALimitOfItsOwn) {
+  ServerOptions options;
+  options.admin_port = 0;
+  options.max_connections = 20;
+  Server server(options);
+  const auto answer = [](const httplib::Request&, httplib::Response&) {};
+  server.Get("/main", answer).Get("/admin", answer, Ports::kAdmin);
+  server.Get("/both", answer, Ports::kBoth);
+  const auto addresses = server.bind();
+  const auto main = addresses.main.front().port;
+  const auto admin = addresses.admin.front().port;
+  server.start();
+  const auto status = [](std::uint16_t port, const std::string& path) {
+    const auto response = tests::get(port, path).response;
+    return response ? response->status : 0;
+  };
+  EXPECT_EQ(status(main, "/main"), 200);
+  EXPECT_EQ(status(main, "/admin"), 404);
+  EXPECT_EQ(status(main, "/both"), 200);
+  EXPECT_EQ(status(admin, "/main"), 404);
+  EXPECT_EQ(status(admin, "/admin"), 200);
+  EXPECT_EQ(status(admin, "/both"), 200);
+  std::vector<std::unique_ptr<tests::Connection>> idle;
+  for (int i = 0; i < 20; ++i) idle.push_back(std::make_unique<tests::Connection>(main));
+  ASSERT_TRUE(tests::eventually([&] { return status(main, "/main") == 503; }));
+  EXPECT_EQ(status(admin, "/both"), 200);
+}
+
 TEST(Server, AConnectionThatIsNewAtTheStopMayStillAsk) {
   const auto answered = [] {
-    Server server({.threads = 1});
+    Server server({});
     server.Get("/", [](const httplib::Request&, httplib::Response&) {});
-    const auto port = server.bind().port;
+    const auto port = server.bind().main.front().port;
     server.start();
     const std::string request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
     tests::Connection used(port);
