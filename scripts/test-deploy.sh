@@ -56,6 +56,11 @@ use_units() {
   exposed() { systemd-analyze security --no-pager --threshold=19 "$1" | tail -n 1; }
   # shellcheck disable=SC2317
   restarted() { [[ $(property service-a NRestarts) == 1 ]]; }
+  # shellcheck disable=SC2317
+  given_up() { [[ $(property service-b ActiveState) == failed ]]; }
+  logged_requests() { journalctl -o cat -u service-a | grep -c '"endpoint":"/echo"'; }
+  # shellcheck disable=SC2317
+  all_logged() { [[ $(logged_requests) -ge $1 ]]; }
   property() { systemctl show --value -p "$2" "$1"; }
   echo_url='http://127.0.0.1:8080/echo?msg=hello'
   call_url='http://127.0.0.1:8081/call-echo?msg=hello'
@@ -82,7 +87,21 @@ use_units() {
   systemctl start service-a
   check "with service-a it is a 200 again" call "$call_url" 200
 
-  mkdir -p /run/systemd/system/service-a.service.d
+  before=$(logged_requests)
+  curl -s -o /dev/null "http://127.0.0.1:8080/echo?msg=[1-60000]"
+  check "journald has a line of each of 60,000 requests" eventually all_logged $((before + 60000))
+
+  systemctl stop service-b
+  sed -i 's/^#PORT=.*/PORT=80/' /etc/default/service-b
+  mkdir -p /run/systemd/system/service-{a,b}.service.d
+  printf '[Unit]\nStartLimitBurst=5\n' >/run/systemd/system/service-b.service.d/soon.conf
+  systemctl daemon-reload
+  check "without the right to its port it can't start" eval '! systemctl start service-b 2>/dev/null'
+  check "which is tried again for a while, and then no more" eventually given_up
+  sed -i 's/^PORT=.*/#PORT=8081/' /etc/default/service-b
+  systemctl reset-failed service-b
+  systemctl start service-b
+
   printf '[Service]\nWatchdogSec=1\n' >/run/systemd/system/service-a.service.d/watchdog.conf
   systemctl daemon-reload
   systemctl restart service-a
@@ -128,9 +147,9 @@ package() {
   local package root=build/debian-root
   package=$(ls build/package/two-services_*.deb)
   dpkg --field "$package" Package Version Depends
-  # There is no public address of a maintainer, the log of git is the changelog, and no licence yet.
+  # There is no public address of a maintainer, and the log of git is the changelog.
   check "lintian has nothing to say" lintian --allow-root --fail-on error,warning \
-    --suppress-tags bogus-mail-host,no-changelog,copyright-without-copyright-notice "$package"
+    --suppress-tags bogus-mail-host,no-changelog "$package"
 
   say "it is installed in a clean Debian"
   if [[ ! -e $root/complete ]]; then # kept for the next run
