@@ -48,7 +48,10 @@ void add_routes(common::http::Server& server, EchoClient& service_a, common::Met
     exchange.note("upstream_ms", took, true);
     response.set_header("Server-Timing", "service-a;dur=" + took);
     if (unavailable) return answer_unavailable(response, exchange, *unavailable);
-    common::answer_json(response, 200, {{"service_a", {{"echo", *msg}}}, {"service_b", "ok"}});
+    nlohmann::json body;  // a nested initializer list would copy it twice
+    body["service_a"]["echo"] = *msg;
+    body["service_b"] = "ok";
+    common::answer_json(response, 200, body);
   });
 }
 

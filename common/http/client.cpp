@@ -79,7 +79,8 @@ int connect_error(int fd) {
 /// A connection to the peer: a fiber has it for a call, or it is idle in a pool.
 class Client::UpstreamConnection final : public Watcher {
  public:
-  UpstreamConnection(Loop& loop, Pool& pool) : Watcher(loop), pool_(pool) {}
+  UpstreamConnection(Loop& loop, Pool& pool, std::chrono::milliseconds max_age)
+      : Watcher(loop), pool_(pool), max_age_(max_age) {}
 
   /// Returns an errno, or 0; ETIMEDOUT at the deadline. May be called again after a failure.
   int connect(const SocketAddress& address, Clock::time_point deadline);
@@ -93,9 +94,9 @@ class Client::UpstreamConnection final : public Watcher {
   bool usable() const;
   bool reused() const { return reused_; }
   void take() { reused_ = true; }
-  /// Back into the pool, until it is older than `max_age`.
-  void keep(std::chrono::milliseconds max_age) {
-    set_deadline(connected_at_ + max_age);
+  /// Back into the pool, until it is too old.
+  void keep() {
+    set_deadline(connected_at_ + max_age_);
     pool_.push_back(this);
   }
   void retire() {
@@ -110,6 +111,7 @@ class Client::UpstreamConnection final : public Watcher {
   bool wait(Clock::time_point deadline);
 
   Pool& pool_;
+  const std::chrono::milliseconds max_age_;
   Fiber* waiting_ = nullptr;
   bool expired_ = false;   // the deadline of the wait has passed
   bool readable_ = false;  // recv(2) may have something
@@ -192,24 +194,19 @@ int Client::UpstreamConnection::receive(std::string& in, bool& ended, Clock::tim
   }
 }
 
-/// Nothing has arrived since the last call, nor has it been closed.
+/// It is not too old; since the last call nothing has arrived, nor has it been closed.
 bool Client::UpstreamConnection::usable() const {
   char byte = 0;
-  return ::recv(fd(), &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
+  return Clock::now() < connected_at_ + max_age_ && ::recv(fd(), &byte, 1, MSG_PEEK) < 0 &&
+         errno == EAGAIN;
 }
 
 /// One request and its answer on a connection, which is closed at the end unless it can be kept.
 class Client::Call final : private BufferedStream {
  public:
-  Call(UpstreamConnection& connection, const ClientOptions& options, Clock::time_point deadline)
-      : connection_(connection), options_(options), deadline_(deadline) {}
-  ~Call() override {
-    if (reusable_) {
-      connection_.keep(options_.max_age);
-    } else {
-      connection_.retire();
-    }
-  }
+  Call(UpstreamConnection& connection, Clock::time_point deadline)
+      : connection_(connection), deadline_(deadline) {}
+  ~Call() override { reusable_ ? connection_.keep() : connection_.retire(); }
 
   Answer run(ClientEngine& engine, httplib::Request& request) {
     httplib::Response response;
@@ -311,7 +308,6 @@ class Client::Call final : private BufferedStream {
   static constexpr auto kNoLimit = std::string::npos;
 
   UpstreamConnection& connection_;
-  const ClientOptions& options_;
   const Clock::time_point deadline_;
   std::string request_;
   std::string in_;     // received, not yet read
@@ -356,14 +352,14 @@ Client::Answer Client::get(const std::string& target, httplib::Headers headers) 
 Client::Answer Client::get_in_time(httplib::Request& request, Clock::time_point deadline) {
   auto& pool = pools_.at(Fiber::current().loop().index());
   if (auto* const kept = take_idle(pool)) {
-    Call call(*kept, options_, deadline);
+    Call call(*kept, deadline);
     auto answer = call.run(engine_, request);
     // RFC 9110, section 9.2.2: a GET may be sent again when its connection was closed under it.
     if (!call.stale()) return answer;
   }
   const auto connected = connect(pool, deadline);
   if (const auto* failure = std::get_if<CallFailure>(&connected)) return *failure;
-  return Call(*std::get<UpstreamConnection*>(connected), options_, deadline).run(engine_, request);
+  return Call(*std::get<UpstreamConnection*>(connected), deadline).run(engine_, request);
 }
 
 /// The newest idle connection that can be used, or nullptr.
@@ -389,7 +385,7 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
   std::deque<Attempt> attempts;
   for (const auto& address : found->addresses) attempts.push_back({address});
   CallFailure failure{CallError::kDnsFailure, found->error};
-  auto& connection = Fiber::current().loop().emplace<UpstreamConnection>(pool);
+  auto& connection = Fiber::current().loop().emplace<UpstreamConnection>(pool, options_.max_age);
   while (!attempts.empty()) {
     const auto [address, second] = attempts.front();
     // One that swallows packets must not use up the time of the others. Nor may one lost packet,

@@ -99,9 +99,9 @@ class ServerConnection::Answering final : public Fiber, private BufferedStream {
       if (request.version == "HTTP/1.0") headers.emplace("Connection", "keep-alive");
     }
     if (request.method == "HEAD") headers.erase("Accept-Ranges");  // which GET would not have
-    headers.emplace_hint(headers.begin(), "Cache-Control", "no-store");
-    headers.emplace_hint(headers.end(), "Date", http_date());
-    headers.emplace_hint(headers.end(), "X-Request-ID", exchange.request_id);
+    headers.emplace("Cache-Control", "no-store");
+    headers.emplace("Date", http_date());
+    headers.emplace("X-Request-ID", exchange.request_id);
   }
 
  private:
