@@ -106,7 +106,6 @@ void Restartable::start() {
 
 void Restartable::kill() {
   service_->process().kill();
-  service_->process().wait(kPatience);
   keep_output();
 }
 

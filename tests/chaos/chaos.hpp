@@ -22,9 +22,10 @@ namespace tests::chaos {
 // Nothing that works takes this long, however busy the machine is.
 inline constexpr std::chrono::milliseconds kPatience{60'000};
 
-// Added to limits, never to what is printed: two cores run the services, hundreds of callers and
-// whatever else the machine does, so that the caller itself may be woken late.
-inline const std::chrono::milliseconds kSlack{kSanitized ? 1'500 : 250};
+// Added to limits: hundreds of callers share the processors with the services that they judge, and
+// a sanitizer makes those slow. What else the machine does is measured, see Control; promises to
+// the millisecond are judged without load, see integration/in_time_test.cpp.
+inline const std::chrono::milliseconds kSlack{kSanitized ? 1'500 : 100};
 
 // Of the environment variable CHAOS_SEED, otherwise a new one in each run. Printed when it is first
 // asked for, so that a run can be repeated.

@@ -4,9 +4,9 @@
 #include <thread>
 
 #include "chaos/expectations.hpp"
-#include "chaos/network.hpp"
 #include "support/eventually.hpp"
 #include "support/name_server.hpp"
+#include "support/network.hpp"
 
 namespace tests::chaos {
 namespace {

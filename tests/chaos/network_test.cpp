@@ -1,4 +1,4 @@
-#include "chaos/network.hpp"
+#include "support/network.hpp"
 
 #include <atomic>
 #include <future>
@@ -95,7 +95,7 @@ TEST_F(NetworkFault, ARouterThatRejectsIsUnreachable) {
   auto b = start_b(url_of("10.213.78.5", 8080));
   const auto result = get(b.port(), "/call-echo?msg=one");
   ASSERT_EQ(result.status(), 503) << result.error;
-  EXPECT_EQ(result.response->json().value("reason", ""), "unreachable");
+  EXPECT_EQ(result.response->field("reason"), "unreachable");
   // A router says so only that often: the others hear nothing.
   const auto tally = call(b, {"unreachable", "timeout"}, 16);
   report(tally.summary());
@@ -204,7 +204,7 @@ TEST_F(NetworkFault, AddressesAreThoseOfTheFirstPlaceThatHasAny) {
   auto b_of_file = start_b(url_of("in-the-file.test", a.port()));
   const auto result = get(b_of_file.port(), "/call-echo?msg=one");
   ASSERT_EQ(result.status(), 503) << result.error;
-  EXPECT_EQ(result.response->json().value("reason", ""), "unreachable");  // there is no IPv6 here
+  EXPECT_EQ(result.response->field("reason"), "unreachable");  // there is no IPv6 here
   EXPECT_EQ(b_of_file.stop(), 0);
   EXPECT_THAT(domains, ::testing::ElementsAre("second"));
 }
@@ -292,7 +292,7 @@ TEST_F(NetworkFault, ServiceBDoesNotTakeItselfForServiceA) {
     ASSERT_TRUE(response) << connection.error();
     ++tally.calls;
     tally.add_duration(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start));
-    ++tally.unavailable[response->json().value("reason", "")];
+    ++tally.unavailable[response->field("reason")];
   }
   report(tally.summary());
   EXPECT_EQ(tally.unavailable_for("connection_refused"), tally.calls);

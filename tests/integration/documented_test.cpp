@@ -1,4 +1,5 @@
 #include <fstream>
+#include <regex>
 #include <set>
 
 #include "integration/harness.hpp"

@@ -1,4 +1,8 @@
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "integration/harness.hpp"

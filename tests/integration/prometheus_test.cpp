@@ -5,6 +5,8 @@
 #include <fstream>
 #include <future>
 #include <iterator>
+#include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "integration/harness.hpp"
@@ -179,10 +181,7 @@ struct TwoServices {
   void calls(int count, int status) const {
     for (int i = 0; i < count; ++i) call(status);
   }
-  void kill_a() {
-    a->process().kill();
-    a->process().wait(kPatience);
-  }
+  void kill_a() { a->process().kill(); }
   std::uint16_t port_of_a() const { return port_of_a_; }
 
  private:

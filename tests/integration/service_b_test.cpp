@@ -1,3 +1,8 @@
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+
 #include "integration/harness.hpp"
 
 namespace tests {
@@ -291,7 +296,7 @@ TEST(Pipelining, OfCallsIsNotHeldUpByTcp) {
     times.push_back(std::chrono::duration_cast<milliseconds>(Clock::now() - start));
   }
   std::sort(times.begin(), times.end());
-  EXPECT_LT(times[times.size() / 2], 20ms + kSlack);
+  EXPECT_LT(times[times.size() / 2], kSanitized ? 200ms : 30ms);  // it would be 40
 }
 
 }  // namespace

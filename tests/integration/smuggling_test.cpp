@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <ostream>
+#include <regex>
 #include <string>
 #include <vector>
 

@@ -1,5 +1,7 @@
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #include <array>

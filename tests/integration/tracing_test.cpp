@@ -1,3 +1,8 @@
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <regex>
+
 #include "integration/harness.hpp"
 
 namespace tests {

@@ -9,8 +9,8 @@ namespace tests {
 // asked at least once, and once more at the end. For conditions outside this process, which nothing
 // signals.
 template <typename Predicate>
-bool eventually(Predicate&& predicate,
-                std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+[[nodiscard]] bool eventually(Predicate&& predicate,
+                              std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   while (!predicate()) {
     if (std::chrono::steady_clock::now() >= deadline) return predicate();

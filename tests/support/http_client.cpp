@@ -10,6 +10,8 @@
 #include <cctype>
 #include <charconv>
 #include <cstring>
+#include <nlohmann/json.hpp>
+#include <tuple>
 
 namespace tests {
 namespace {
@@ -100,6 +102,13 @@ std::optional<std::string> Response::header(std::string_view name) const {
 }
 
 nlohmann::json Response::json() const { return nlohmann::json::parse(body, nullptr, false); }
+
+std::string Response::field(const std::string& key) const {
+  const auto object = json();
+  const auto found = object.find(key);
+  if (!object.is_object() || found == object.end()) return "(none)";
+  return found->is_string() ? found->get<std::string>() : found->dump();
+}
 
 Connection::Connection(std::uint16_t port, std::string host)
     : Connection(port, ConnectionOptions{.host = std::move(host)}) {}
@@ -263,7 +272,7 @@ std::optional<Response> Connection::read_response(milliseconds timeout, bool hea
 }
 
 std::string Connection::read_until_close(milliseconds timeout) {
-  closed_by_peer(timeout);
+  std::ignore = closed_by_peer(timeout);
   return std::exchange(buffer_, {});
 }
 
@@ -312,6 +321,12 @@ Result get(std::uint16_t port, std::string_view target, const Headers& extra_hea
   result.elapsed = std::chrono::duration_cast<milliseconds>(Clock::now() - start);
   if (!result.response) result.error = connection.error();
   return result;
+}
+
+std::string request_text(std::string_view target, std::string_view method,
+                         std::string_view fields) {
+  return std::string(method) + " " + std::string(target) + " HTTP/1.1\r\nHost: test\r\n" +
+         std::string(fields) + "\r\n";
 }
 
 std::string percent_encode(std::string_view text) {

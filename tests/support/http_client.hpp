@@ -2,7 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,8 +27,12 @@ struct Response {
 
   // The first of that name, in whatever case.
   std::optional<std::string> header(std::string_view name) const;
-  // The body; a discarded value (is_discarded(), equal to nothing) when it is not JSON.
+  // The body; a discarded value (is_discarded(), equal to nothing) when it is not JSON. Who calls
+  // it includes <nlohmann/json.hpp>, which costs seconds to compile.
   nlohmann::json json() const;
+  // What the JSON object in the body has as `key`: a string as it is, anything else as JSON.
+  // "(none)" where there is none, or the body is no object.
+  std::string field(const std::string& key) const;
 };
 
 struct ConnectionOptions {
@@ -62,7 +66,7 @@ class Connection {
   std::string read_until_close(std::chrono::milliseconds timeout = std::chrono::seconds(5));
 
   // Whether the peer closes or resets within `timeout`. Bytes before that are kept.
-  bool closed_by_peer(std::chrono::milliseconds timeout = std::chrono::seconds(5));
+  [[nodiscard]] bool closed_by_peer(std::chrono::milliseconds timeout = std::chrono::seconds(5));
 
   // Received, and not yet part of an answer.
   const std::string& unread() const { return buffer_; }
@@ -96,6 +100,10 @@ struct Result {
 Result get(std::uint16_t port, std::string_view target, const Headers& extra_headers = {},
            std::chrono::milliseconds timeout = std::chrono::seconds(5),
            std::string_view method = "GET");
+
+// A request's head. `fields` are complete lines.
+std::string request_text(std::string_view target, std::string_view method = "GET",
+                         std::string_view fields = "");
 
 // Everything but RFC 3986's unreserved characters becomes %XX.
 std::string percent_encode(std::string_view text);

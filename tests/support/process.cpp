@@ -329,7 +329,11 @@ bool Process::signal(int number) {
   return !status_ && ::kill(pid_, number) == 0;
 }
 
-bool Process::kill() { return signal(SIGKILL); }
+void Process::kill() {
+  signal(SIGKILL);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return status_.has_value(); });
+}
 
 std::optional<int> Process::wait(milliseconds timeout) {
   std::unique_lock lock(mutex_);

@@ -55,12 +55,12 @@ class Process {
   // False when the child has ended. Never hits another process: the pid is ours until it is reaped,
   // and both happen under one lock.
   bool signal(int number);
-  // SIGKILL, which a stopped process obeys too.
-  bool kill();
+  // SIGKILL, which a stopped process obeys too, and waits for the end.
+  void kill();
 
   // The exit code, or 128 + the signal's number; nullopt when it runs on after `timeout`. Once
   // there is a status, all that the child wrote is in out() and err().
-  std::optional<int> wait(std::chrono::milliseconds timeout);
+  [[nodiscard]] std::optional<int> wait(std::chrono::milliseconds timeout);
 
   // What was written so far.
   std::string out() const;
@@ -71,11 +71,11 @@ class Process {
   // Waits until stdout contains `text`, or until `predicate` holds for all of stdout. False after
   // `timeout`, or at once when the child ended and it still does not. `predicate` runs under the
   // object's lock: it must not call the object.
-  bool wait_for_output(std::string_view text, std::chrono::milliseconds timeout);
-  bool wait_for(const std::function<bool(const std::string& out)>& predicate,
-                std::chrono::milliseconds timeout);
+  [[nodiscard]] bool wait_for_output(std::string_view text, std::chrono::milliseconds timeout);
+  [[nodiscard]] bool wait_for(const std::function<bool(const std::string& out)>& predicate,
+                              std::chrono::milliseconds timeout);
   // The same for stderr.
-  bool wait_for_error(std::string_view text, std::chrono::milliseconds timeout);
+  [[nodiscard]] bool wait_for_error(std::string_view text, std::chrono::milliseconds timeout);
 
  private:
   void read_until_end();
@@ -126,7 +126,7 @@ class Service {
   Process& process() { return process_; }
 
   // SIGTERM, then up to 20 s for the end. The exit status as Process::wait says it.
-  std::optional<int> stop();
+  [[nodiscard]] std::optional<int> stop();
 
  private:
   Process process_;

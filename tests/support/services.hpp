@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <string>
 
 namespace tests {
@@ -16,5 +17,7 @@ inline const std::string kServiceB = service_binary("service-b");
 
 // A service that is watched by a sanitizer is slow and large.
 inline const bool kSanitized = is_sanitized(kServiceA) || is_sanitized(kServiceB);
+// What it may have on top of each promise in time.
+inline constexpr std::chrono::milliseconds kSanitizerSlack{500};
 
 }  // namespace tests

@@ -74,7 +74,6 @@ class Target {
   void kill() {
     findings_.add_unless(process_->running(), binary_ + " had ended by itself");
     process_->kill();
-    process_->wait(kPatience);
     look_at_errors();
   }
   void signal(int number) { process_->signal(number); }
@@ -172,7 +171,7 @@ class HostileClients {
     if (random() % 2 == 0) bytes.insert(0, "GET /echo?msg=");
     connection.send(bytes, milliseconds(100));
     connection.send("\r\n\r\n", milliseconds(100));
-    connection.closed_by_peer(milliseconds(500));
+    connection.read_until_close(milliseconds(500));
   }
   // Connects, perhaps asks, and is gone.
   void reset(std::mt19937& random) {

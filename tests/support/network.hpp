@@ -9,7 +9,7 @@
 // Two hosts in one machine: network namespaces joined by a wire. Needs root and iproute2; nothing
 // of it is seen from outside, and nothing from outside is changed.
 
-namespace tests::chaos {
+namespace tests {
 
 // Why it cannot be had here; nothing when it can.
 std::optional<std::string> why_no_network();
@@ -56,4 +56,4 @@ class Network {
   UniqueFd before_;  // the namespace that the thread came from
 };
 
-}  // namespace tests::chaos
+}  // namespace tests

@@ -1,4 +1,4 @@
-#include "chaos/network.hpp"
+#include "support/network.hpp"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -10,14 +10,12 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "chaos/chaos.hpp"
-
-namespace tests::chaos {
+namespace tests {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "two-services-chaos-";
+constexpr std::string_view kPrefix = "two-services-test-";
 constexpr const char* kDeadEnd = "02:00:00:00:00:99";  // the hardware address of nobody
 
 struct Done {
@@ -146,9 +144,7 @@ void Network::unsilence(const std::string& side, const std::string& address) con
 Service Network::start(const std::string& side, const std::string& binary,
                        std::vector<std::string> flags) const {
   flags.insert(flags.begin(), {"netns", "exec", name(side), binary});
-  auto options = service_options();
-  options.environment.emplace_back("PORT=0");
-  return Service("ip", flags, options);
+  return Service("ip", flags, {.environment = {"PORT=0"}});
 }
 
-}  // namespace tests::chaos
+}  // namespace tests

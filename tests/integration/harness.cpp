@@ -1,0 +1,232 @@
+#include "integration/harness.hpp"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <stdexcept>
+#include <tuple>
+
+namespace tests {
+
+Service start_a(std::vector<std::string> flags, ProcessOptions options) {
+  return Service(kServiceA, std::move(flags), std::move(options));
+}
+
+Service start_b(const std::string& service_a_url, std::vector<std::string> flags,
+                ProcessOptions options) {
+  flags.push_back("--service-a-url=" + service_a_url);
+  return Service(kServiceB, std::move(flags), std::move(options));
+}
+
+Outcome run(const std::string& binary, const std::vector<std::string>& flags,
+            ProcessOptions options) {
+  std::vector<std::string> argv{binary};
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  Process process(std::move(argv), std::move(options));
+  Outcome result;
+  result.code = process.wait(kPatience);
+  result.out = process.out();
+  result.err = process.err();
+  return result;
+}
+
+namespace {
+
+// A socket bound to a free port on 127.0.0.1.
+std::pair<UniqueFd, std::uint16_t> bound_socket() {
+  UniqueFd fd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const plain = reinterpret_cast<sockaddr*>(&address);
+  socklen_t size = sizeof address;
+  check(::bind(fd.get(), plain, size), "bind");
+  check(::getsockname(fd.get(), plain, &size), "getsockname");
+  return {std::move(fd), ntohs(address.sin_port)};
+}
+
+}  // namespace
+
+ClosedPort::ClosedPort() { std::tie(fd_, port_) = bound_socket(); }
+
+FullBacklog::FullBacklog() {
+  std::tie(fd_, port_) = bound_socket();
+  check(::listen(fd_.get(), 0), "listen");
+  do {
+    waiting_.emplace_back(port_, ConnectionOptions{.connect_timeout = milliseconds(200)});
+  } while (waiting_.back().connected() && waiting_.size() < 10);
+  if (waiting_.back().connected()) throw std::runtime_error("the backlog does not fill");
+}
+
+std::uint16_t lasting_port() {
+  static std::mt19937 random{std::random_device{}()};
+  return static_cast<std::uint16_t>(std::uniform_int_distribution(10'000, 30'000)(random));
+}
+
+std::unique_ptr<Service> start_on_lasting_port(const std::string& binary,
+                                               std::vector<std::string> flags) {
+  flags.emplace_back();
+  for (int tries = 0;; ++tries) {
+    flags.back() = "--port=" + std::to_string(lasting_port());
+    try {
+      return std::make_unique<Service>(binary, flags);
+    } catch (const std::runtime_error&) {
+      if (tries == 10) throw;
+    }
+  }
+}
+
+void expect_json(const Response& response, int status, const std::string& body) {
+  EXPECT_EQ(response.status, status) << response.head;
+  EXPECT_EQ(response.body, body);
+  EXPECT_EQ(response.header("content-type"), "application/json");
+  EXPECT_EQ(response.header("content-length"), std::to_string(body.size()));
+  EXPECT_TRUE(response.header("x-request-id"));
+}
+
+void expect_json(const Result& result, int status, const std::string& body) {
+  ASSERT_TRUE(result.response) << result.error;
+  expect_json(*result.response, status, body);
+}
+
+Headers lasting_headers(Headers headers) {
+  std::erase_if(headers, [](const auto& header) {
+    return header.first == "date" || header.first == "x-request-id" ||
+           header.first == "server-timing";
+  });
+  std::sort(headers.begin(), headers.end());
+  return headers;
+}
+
+bool matches(const std::string& text, const std::string& form) {
+  return std::regex_match(text, std::regex(form));
+}
+
+std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
+
+std::optional<double> sample(const std::string& metrics, const std::string& series) {
+  const auto at = ("\n" + metrics).find("\n" + series + " ");
+  if (at == std::string::npos) return std::nullopt;
+  return std::stod(metrics.substr(at + series.size() + 1));
+}
+
+std::string metrics_of(std::uint16_t port) {
+  const auto result = get(port, "/metrics");
+  return result.response ? result.response->body : "";
+}
+
+std::vector<std::string> tricky_messages() {
+  using namespace std::string_literals;
+  return {"",
+          " ",
+          "hello",
+          "a b  c",
+          "a+b",
+          "&",
+          "#",
+          "%",
+          "%41",
+          "%2541",
+          "%zz",
+          "100%",
+          "=",
+          "a=b&msg=c;d",
+          "?",
+          "/",
+          "\\",
+          "\"",
+          "\"}\n{\"echo\":\"x\"}",
+          "'",
+          "\0"s,
+          "a\0b"s,
+          "\r\n",
+          "\r\nX-Injected: 1\r\n\r\n",
+          "\t\x01\x1f\x7f",
+          "\xC3\xA9",
+          "\xE2\x82\xAC",
+          "\xF0\x9F\x98\x80",
+          "\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB",
+          "\xEF\xBB\xBF"
+          "bom",
+          "\xE2\x80\xA8\xE2\x80\xA9",
+          "\xEF\xBF\xBD",
+          "\xEF\xBF\xBF",
+          "\xED\x9F\xBF\xEE\x80\x80",
+          "\xF4\x8F\xBF\xBF",
+          "\xC2\x80\xDF\xBF\xE0\xA0\x80\xF0\x90\x80\x80",
+          "null",
+          "{\"echo\":1}",
+          "[1,2]",
+          "<script>alert(1)</script>",
+          "../../etc/passwd",
+          "${HOME} `id` $(id)"};
+}
+
+std::string random_utf8(std::mt19937& random, int most) {
+  const auto pick = [&random](unsigned low, unsigned high) {
+    return std::uniform_int_distribution<unsigned>(low, high)(random);
+  };
+  const auto byte = [](unsigned bits) { return static_cast<char>(bits); };
+  std::string text;
+  for (auto count = pick(0, static_cast<unsigned>(most)); count > 0; --count) {
+    switch (pick(0, 4)) {
+      case 0: text += byte(pick(0, 0x7F)); break;
+      case 1: text += byte(pick(0x20, 0x7E)); break;
+      case 2: {
+        const auto c = pick(0x80, 0x7FF);
+        text += {byte(0xC0 | c >> 6), byte(0x80 | (c & 0x3F))};
+        break;
+      }
+      case 3: {
+        auto c = pick(0x800, 0xF7FF);
+        if (c >= 0xD800) c += 0x800;  // no surrogates
+        text += {byte(0xE0 | c >> 12), byte(0x80 | (c >> 6 & 0x3F)), byte(0x80 | (c & 0x3F))};
+        break;
+      }
+      default: {
+        const auto c = pick(0x10000, 0x10FFFF);
+        text += {byte(0xF0 | c >> 18), byte(0x80 | (c >> 12 & 0x3F)), byte(0x80 | (c >> 6 & 0x3F)),
+                 byte(0x80 | (c & 0x3F))};
+      }
+    }
+  }
+  return text;
+}
+
+std::vector<std::string> invalid_messages() {
+  return {"%FF",
+          "%FE",
+          "%80",
+          "%BF",
+          "a%80b",
+          "%C0%80",        // overlong
+          "%C1%BF",        // overlong
+          "%E0%80%80",     // overlong
+          "%E0%9F%BF",     // overlong
+          "%F0%80%80%80",  // overlong
+          "%F0%8F%BF%BF",  // overlong
+          "%ED%A0%80",     // surrogates
+          "%ED%BF%BF",     //
+          "%ED%A0%BD%ED%B8%80",
+          "%C3",              // truncated
+          "%E2%82",           //
+          "%F0%9F%98",        //
+          "%C3%28",           //
+          "%E2%28%A1",        //
+          "%E2%82%28",        //
+          "%F0%28%8C%BC",     //
+          "%F0%90%28%BC",     //
+          "%F0%90%8C%28",     //
+          "%F4%90%80%80",     // above U+10FFFF
+          "%F5%80%80%80",     //
+          "%F8%88%80%80%80",  // five bytes
+          "hello%FF",
+          "%C3%A9%C3",
+          "\xFF",  // raw
+          "\xC3"};
+}
+
+}  // namespace tests
