@@ -10,7 +10,7 @@ packages=(g++ cmake ninja-build pkg-config curl
           libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev prometheus-cpp-dev
           libboost-context-dev libgtest-dev libgmock-dev)
 dev_packages=(git clang clang-format clang-tidy cppcheck libclang-rt-14-dev shellcheck python3
-              iproute2 nftables prometheus valgrind)
+              iproute2 nftables prometheus prometheus-alertmanager valgrind)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
 deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container
                  podman runc netavark aardvark-dns docker-compose)
@@ -60,7 +60,7 @@ echo "setup: installing ${missing[*]}"
 
 # Debian starts the daemon of a package it installs; these are wanted as programs only.
 daemons=()
-for package in prometheus nginx; do
+for package in prometheus prometheus-alertmanager nginx; do
   [[ " ${missing[*]} " == *" $package "* ]] && daemons+=("$package")
 done
 policy=/usr/sbin/policy-rc.d
