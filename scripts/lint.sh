@@ -44,6 +44,10 @@ if grep -rnE '(service-[ab]:|newTag: |two-services_)[0-9]+\.' deploy scripts REA
 fi
 grep -qF "## [$version]" CHANGELOG.md || complain "CHANGELOG.md does not know $version"
 
+# The alerts are in one file.
+rule=deploy/kubernetes/components/monitoring/prometheus-rule.yaml
+diff <(deploy/observability/prometheus-rule.sh) $rule || complain "run deploy/observability/prometheus-rule.sh >$rule"
+
 if [[ ${1-} == --tidy ]]; then
   [[ -e build/release/compile_commands.json ]] || cmake --preset release >/dev/null
   product '*.cpp' | xargs -0 -P2 -n1 clang-tidy -p build/release --quiet \
