@@ -102,6 +102,8 @@ Service::Service(const std::string& name, const Options& options)
       server_(server_options(options)) {
   metrics_.add_gauge("http_server_active_requests", "Requests under way.",
                      [this] { return static_cast<double>(server_.active_requests()); });
+  metrics_.add_gauge("http_server_max_connections", "Most open connections, --max-connections.",
+                     [this] { return static_cast<double>(options_.max_connections); });
   metrics_.add_gauge("http_server_open_connections", "Open connections of clients.",
                      [this] { return static_cast<double>(server_.open_connections()); });
   server_.on_answer([this](const http::Exchange& exchange) {

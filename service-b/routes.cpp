@@ -30,7 +30,7 @@ void answer_unavailable(httplib::Response& response, Exchange& exchange,
 
 void add_routes(common::http::Server& server, EchoClient& service_a, common::Metrics& metrics) {
   metrics.expect_upstream(service_a.url().host, service_a.url().port, EchoClient::reasons());
-  metrics.expect_request("/call-echo", 503);
+  for (const int status : {500, 503}) metrics.expect_request("/call-echo", status);
   server.Get("/call-echo", [&service_a, &metrics](const httplib::Request& request,
                                                   httplib::Response& response, Exchange& exchange) {
     const auto msg = common::read_msg(request, response);

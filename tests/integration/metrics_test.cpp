@@ -145,6 +145,7 @@ TEST(MetricsOfA, HaveTheirTypesAndDescribeTheProcess) {
   const auto metrics = parse(result.response->body);
   const std::map<std::string, std::string> expected{{kServer, "histogram"},
                                                     {"http_server_active_requests", "gauge"},
+                                                    {"http_server_max_connections", "gauge"},
                                                     {"http_server_open_connections", "gauge"},
                                                     {"build_info", "gauge"},
                                                     {"process_cpu_seconds_total", "counter"},
