@@ -5,6 +5,7 @@
 # Installs and builds what is missing. Prints tables; they are also in build/bench (or FOLDER), with every
 # sample (results.csv) and a picture (speed.svg). Only loopback is used.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh bench

@@ -1,13 +1,24 @@
 #!/usr/bin/env bash
 # Replays success and failure with real processes, says what one sees, and fails if reality differs.
+#   scripts/demo.sh           without a stop, 15 s
+#   scripts/demo.sh --step    waits for Enter before each step
 # env PORT_A, PORT_B: ports, free ones by default. env PRESET: the build that is shown, release by default.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
+step=false
+case "$*" in
+  "") ;;
+  --step) step=true ;;
+  *) usage >&2; exit 2 ;;
+esac
+
 preset=${PRESET:-release}
-scripts/build.sh "$preset" service-a service-b
+scripts/build.sh "$preset" service-a service-b faulty-upstream httplib-client
 service_a=build/$preset/service-a/service-a
 service_b=build/$preset/service-b/service-b
+support=build/$preset/tests/support
 
 work=$(mktemp -d)
 pid_a='' pid_b='' number=0
@@ -31,7 +42,17 @@ cleanup() {
 }
 trap cleanup EXIT
 
-say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+# next TITLE WHAT_WILL_COME
+number_of_step=0
+next() {
+  number_of_step=$((number_of_step + 1))
+  printf '\n%s%d. %s%s\n  %s\n' "$bold" "$number_of_step" "$1" "$plain" "$2"
+  if $step; then
+    printf '  [Enter]'
+    read -r || echo
+  fi
+}
+seen() { echo "  You saw: $*"; }
 fail() {
   echo "NOT AS EXPECTED: $*" >&2
   exit 1
@@ -99,56 +120,83 @@ check_failure() {  # check_failure REASON
     grep -q "level=error .* status=503 .* reason=$1 .*request_id=demo-$number" "$work/b.log"
 }
 
-say "1. Two processes. They share nothing but HTTP."
+next "Two processes." \
+  "Both services start, each with a process id and a port of its own. They share nothing but HTTP."
 port_a=${PORT_A:-0}
 start_a
 start "$work/b.log" "$service_b" --port="${PORT_B:-0}" --timeout=1s \
   --service-a-url="http://127.0.0.1:$port_a"
 pid_b=$pid port_b=$port
 
-say "2. Success: service-b asks service-a, the answer holds both."
+next "Success." "service-b will ask service-a. The answer will hold both."
 ask_for_hello
 check_success
 echo "  the same request in the log of service-a:"
 within_3s grep -q "request_id=demo-$number" "$work/a.log" || fail "service-a did not log it"
 grep "request_id=demo-$number" "$work/a.log" | sed 's/^/    /'
+seen "one call, two processes, two log lines with the same request_id."
 
-say "3. service-a is killed (kill -9 $pid_a): nobody listens on its port, so service-b says 503 at once."
+next "service-a is killed." "kill -9 $pid_a: nobody will listen on its port. service-b will say 503, at once."
 end KILL "$pid_a"
 pid_a=''
 ask_for_hello
 check_failure connection_refused
 check "at once: in less than 500 ms" [ "$took" -lt 500 ]
+seen "a refused connection is quick news. The reason is in the answer and in the log."
 
-say "4. service-b itself is well: its failure would be another one."
+next "service-b itself is well." "Its own /health will say so: it does not depend on service-a."
 ask "$port_b" /health
 check "status 200" [ "$status" = 200 ]
 check "the same process as before" kill -0 "$pid_b"
+seen "the failure of one service is not the failure of the other."
 
-say "5. service-a is back: service-b needs no restart."
+next "service-a is back." "It will start on the same port. service-b needs no restart."
 start_a
 ask_for_hello
 check_success
+seen "service-b connected anew by itself."
 
-say "6. service-a hangs (kill -STOP $pid_a): it accepts, and says nothing. service-b gives up after 1 s."
+next "service-a hangs." \
+  "kill -STOP $pid_a: the kernel still takes connections for it, but nobody answers. service-b will give up after 1 s."
 kill -STOP "$pid_a"
 ask_for_hello
 check_failure timeout
 check "not before 1 s" [ "$took" -ge 990 ]
 check "and not much later: in less than 1.5 s" [ "$took" -lt 1500 ]
+seen "silence is no news. Without a time limit service-b would wait, too, and so would whoever asked it."
 
-say "7. service-a goes on (kill -CONT $pid_a)."
+next "service-a goes on." "kill -CONT $pid_a: the next call will succeed."
 kill -CONT "$pid_a"
 ask_for_hello
 check_success
+seen "a process that hung had lost nothing. From outside one cannot tell it from a dead one, only from how long it takes."
 
-say "8. Both are asked to stop (SIGTERM): they finish what they do, and exit with 0."
+next "service-a is asked to stop." "SIGTERM: it will finish what it does, and exit with 0."
 end TERM "$pid_a"
 pid_a=''
 check "service-a exited with 0" [ "$exit_code" = 0 ]
+sed 's/^/    /' <(tail -n 1 "$work/a.log")
+seen "a stop that was asked for is no failure. The exit code and the last log line tell."
+
+next "A service-a that drips." "In its place: faulty-upstream, which answers with a byte every 100 ms, never silent and never done.
+  First cpp-httplib's client as it comes will ask it, with all its timeouts set to 1 s. Then service-b will."
+"$support/faulty-upstream" --port="$port_a" dripped-body >"$work/drip.log" &
+pid_a=$!
+within_3s grep -qs listening "$work/drip.log" || fail "faulty-upstream does not start"
+echo "  \$ timeout 6 httplib-client http://127.0.0.1:$port_a"
+exit_code=0
+timeout 6 "$support/httplib-client" "http://127.0.0.1:$port_a" || exit_code=$?
+check "no answer after 6 s: ended from outside" [ "$exit_code" = 124 ]
+ask_for_hello
+check_failure timeout
+check "not before 1 s" [ "$took" -ge 990 ]
+check "and not much later: in less than 1.5 s" [ "$took" -lt 1500 ]
+seen "a timeout for each read begins anew with each byte. One deadline for the whole call does not."
+
+next "The end." "service-b has run all the time. SIGTERM: it will exit with 0."
 end TERM "$pid_b"
 pid_b=''
 check "service-b exited with 0" [ "$exit_code" = 0 ]
-sed 's/^/    /' <(tail -n 1 "$work/a.log") <(tail -n 1 "$work/b.log")
 
-say "All as expected."
+echo
+echo "All as expected."

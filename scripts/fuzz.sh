@@ -5,11 +5,12 @@
 # stays there: new inputs in build/fuzz/corpus, those that fail in build/fuzz/crashes. Exits with 1
 # when there is one that fails.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 seconds=${1:-60}
 if ! [[ $seconds =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: scripts/fuzz.sh [seconds]" >&2
+  usage >&2
   exit 2
 fi
 

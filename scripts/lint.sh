@@ -4,6 +4,7 @@
 #   scripts/lint.sh         half a minute
 #   scripts/lint.sh --tidy  and clang-tidy on all that is no test, two minutes more
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 result=0
@@ -15,7 +16,8 @@ complain() {
 }
 
 files \( -name '*.cpp' -o -name '*.hpp' \) | xargs -0 clang-format --dry-run -Werror || result=1
-files \( -name '*.sh' -o -path ./.ci/run \) | xargs -0 shellcheck || result=1
+files \( -name '*.sh' -o -path ./.ci/run \) | xargs -0 shellcheck -x -P SCRIPTDIR || result=1
+if grep -L '/usage\.sh"$' scripts/*.sh scripts/bench/*.sh | grep -v usage.sh; then complain "these have no --help"; fi
 
 # Dependencies point one way: services -> common -> common/http -> cpp-httplib.
 # keep_out FOLDER WHAT: no file there includes what begins like that.

@@ -3,6 +3,7 @@
 # from a run of the real services: deploy/observability/failure.svg, or the file given. Takes 15 s.
 # env PRESET: the build that is shown; release when it is built, otherwise dev.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 picture=${1:-deploy/observability/failure.svg}

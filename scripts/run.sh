@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs the services.
-#   scripts/run.sh               both, until Ctrl+C; env PORT_A (8080) and PORT_B (8081)
-#   scripts/run.sh a [flags...]  only Service A, for a terminal of its own; flags: scripts/run.sh a --help
-#   scripts/run.sh b [flags...]  only Service B
+#   scripts/run.sh a [flags...]      Service A, in a terminal of its own; its flags: scripts/run.sh a --help
+#   scripts/run.sh b [flags...]      Service B, in another one
+#   scripts/run.sh                   both in one, until Ctrl+C; env PORT_A (8080) and PORT_B (8081)
+#   scripts/run.sh faulty-upstream [flags...] MODE
+#                                    one that misbehaves in Service A's place; its modes: ... --help
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
-
-usage() {
-  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
-}
 
 case "${1-}" in
   "") ;;
@@ -18,7 +17,11 @@ case "${1-}" in
     scripts/build.sh release "$service" >&2
     exec "build/release/$service/$service" "$@"
     ;;
-  -h | --help) usage; exit 0 ;;
+  faulty-upstream)
+    scripts/build.sh release faulty-upstream >&2
+    shift
+    exec build/release/tests/support/faulty-upstream "$@"
+    ;;
   *) usage >&2; exit 2 ;;
 esac
 
@@ -29,15 +32,15 @@ port_b=${PORT_B:-8081}
 colour_a='' colour_b='' plain=''
 if [[ -t 1 && -z ${NO_COLOR-} ]]; then
   colour_a=$'\e[36m' colour_b=$'\e[35m' plain=$'\e[0m'
+  export CLICOLOR_FORCE=1  # their stdout is a pipe, but what comes out of it is a terminal
 fi
 
 echo
 echo "Service A [A] on port $port_a, Service B [B] on port $port_b. Ctrl+C stops both."
-echo "Try, in another terminal:"
+echo "Look at http://127.0.0.1:$port_b/ in a browser, or try, in another terminal:"
 echo
-echo "    curl \"http://127.0.0.1:$port_a/echo?msg=hello\""
 echo "    curl \"http://127.0.0.1:$port_b/call-echo?msg=hello\""
-echo "    curl -i \"http://127.0.0.1:$port_b/health\""
+echo "    kill \$(pidof service-a)     # and ask again; then scripts/run.sh a brings it back"
 echo
 
 stopping=false
@@ -62,20 +65,23 @@ start "${colour_b}[B]${plain}" build/release/service-b/service-b --port="$port_b
   --service-a-url="${SERVICE_A_URL:-http://127.0.0.1:$port_a}"
 pid_b=$pid writer_b=$writer
 
+# One goes on without the other, which is what they are for. But after 1 or 2: it could not run.
+declare -A running=([$pid_a]=a [$pid_b]=b)
 result=0
-if ! $stopping; then
-  ended=''
-  { wait -n -p ended "$pid_a" "$pid_b" || result=$?; } 2>/dev/null  # without bash's "Killed"
-  if ! $stopping; then
-    name="Service B"
-    [[ $ended == "$pid_a" ]] && name="Service A"
-    echo "$name ended with status $result, stopping the other one" >&2
+while ! $stopping && ((${#running[@]} > 0 && result == 0)); do
+  ended='' code=0
+  { wait -n -p ended "${!running[@]}" || code=$?; } 2>/dev/null  # without bash's "Killed"
+  if $stopping; then break; fi
+  if ((code == 1 || code == 2)); then
+    echo "Service ${running[$ended]^} could not run." >&2
     result=1
+  else
+    echo "Service ${running[$ended]^} has ended with status $code. To start it: scripts/run.sh ${running[$ended]}" >&2
   fi
-fi
-$stopping && result=0
+  unset "running[$ended]"
+done
 
-stop() { kill -TERM "$pid_a" "$pid_b" 2>/dev/null || true; }
+stop() { kill -TERM "${!running[@]}" 2>/dev/null || true; }
 stop
 # A second Ctrl+C reaches the services too, which then end at once. It cuts a wait short, hence the loop.
 trap stop INT TERM HUP

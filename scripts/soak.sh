@@ -5,6 +5,7 @@
 # env PRESET: the build of the services, release by default; asan and tsan work too.
 # env CHAOS_SEED: repeats a run.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 preset=${PRESET:-release}

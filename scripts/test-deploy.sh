@@ -6,6 +6,7 @@
 #   containers  builds both images with Podman, runs the compose file on it, kills, hangs and stops what runs there
 #   manifests   what the manifests for Kubernetes must say; test-kubernetes.sh puts them on a cluster
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 say() { printf '\n== %s\n' "$*"; }

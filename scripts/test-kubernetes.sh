@@ -5,6 +5,7 @@
 #   scripts/test-kubernetes.sh [IMAGE_A IMAGE_B]   images that the nodes have or can pull; by default
 #                                                  those in deploy/kubernetes/kustomization.yaml
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 namespace=two-services-test-$$

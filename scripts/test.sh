@@ -5,6 +5,7 @@
 # services: the programs that start them as processes are built once, in dev.
 # env CI: warnings are errors.
 set -euo pipefail
+. "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
 
 preset=${PRESET:-dev}

@@ -7,9 +7,8 @@
 int main(int argc, char** argv) try {
   service_b::Options options;
   common::OptionParser parser("service-b",
-                              "Service B: answers GET /call-echo?msg=hello by calling Service A, / "
-                              "with a web page that shows "
-                              "it live, /health, /ready and /metrics.",
+                              "Service B: answers GET /call-echo?msg=hello by calling Service A, "
+                              "/ with a web page that shows it live, /health, /ready and /metrics.",
                               options);
   parser.add_url("--service-a-url", options.service_a_url, "Where Service A is reached");
   parser.add_duration("--timeout", options.timeout, common::Duration(1),

@@ -3,6 +3,7 @@
 # where there are over 10 % more than budgeted. Unlike time, they depend neither on what else the
 # machine does nor on its speed. What the kernel does for a request is not among them.
 set -euo pipefail
+. "$(dirname "$0")/../usage.sh"
 cd "$(dirname "$0")/../.."
 
 budget_a=19000

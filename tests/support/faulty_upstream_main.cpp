@@ -7,6 +7,7 @@
 #include <iomanip>
 #include <iostream>
 #include <sstream>
+#include <vector>
 
 #include "support/faulty_upstream.hpp"
 
@@ -20,21 +21,36 @@ std::string expectation(const tests::Mode& mode) {
   return text;
 }
 
-std::string list_of_modes() {
+// A line for each: its name, what B answers, what it does.
+std::string table(const std::vector<tests::Mode>& modes) {
   std::ostringstream out;
-  const auto print = [&out](const tests::Mode& mode) {
-    out << "  " << std::left << std::setw(26) << mode.name << std::setw(23) << expectation(mode)
-        << mode.description << '\n';
-  };
-  print(tests::random_mode());
-  std::ranges::for_each(tests::modes(), print);
+  for (const auto& mode : modes) {
+    out << "  " << std::left << std::setw(21) << mode.name << " " << std::setw(22)
+        << expectation(mode) << " " << mode.description << '\n';
+  }
   return out.str();
+}
+
+std::vector<tests::Mode> to_try_first() {
+  std::vector<tests::Mode> modes;
+  for (const auto* name :
+       {"silent", "dripped-body", "reset-after-request", "status-500", "not-json"}) {
+    modes.push_back(tests::mode_named(name));
+  }
+  return modes;
+}
+
+std::vector<tests::Mode> all_modes() {
+  std::vector<tests::Mode> modes{tests::random_mode()};
+  modes.insert(modes.end(), tests::modes().begin(), tests::modes().end());
+  return modes;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("A Service A that misbehaves in a chosen way. Runs until Ctrl+C.");
+  CLI::App app("Stands in for Service A and misbehaves in a chosen way. Runs until Ctrl+C.",
+               "faulty-upstream");
   tests::FaultyUpstreamOptions options;
   options.port = 8080;
   std::string name;
@@ -43,15 +59,15 @@ int main(int argc, char** argv) {
   app.add_option("--port", options.port, "port to listen on; 0 picks a free one")
       ->capture_default_str();
   app.add_option("--seed", options.seed, "seed of the mode `random`")->capture_default_str();
-  app.add_flag("--list", list, "print the names of the modes and exit");
-  app.add_option("MODE", name, "what to do to the caller; see below");
-  app.footer("\nModes, and what Service B answers its caller:\n" + list_of_modes());
+  app.add_flag("--list", list, "print all modes and exit");
+  app.add_option("MODE", name, "what to do to the caller");
+  app.footer("\nFive of the " + std::to_string(all_modes().size()) +
+             " modes, to try first, and what Service B then answers:\n" + table(to_try_first()));
 
   try {
     app.parse(argc, argv);
     if (list) {
-      std::cout << tests::random_mode() << '\n';
-      for (const auto& mode : tests::modes()) std::cout << mode << '\n';
+      std::cout << table(all_modes());
       return 0;
     }
     if (name.empty()) throw CLI::RequiredError("MODE");
