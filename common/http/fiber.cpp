@@ -31,7 +31,7 @@
 namespace common::http {
 namespace {
 
-constexpr std::size_t kStackSize = 128 * 1024;
+constexpr std::size_t kStackSize = 131'072;
 constexpr std::size_t kMaxWarmStacks = 64;  // free ones of a thread that keep their memory
 
 /// The stacks of a thread: the one that was used last, which the CPU's caches know, is used next.
@@ -74,6 +74,7 @@ class StackPool {
 };
 
 thread_local StackPool stack_pool;
+thread_local Fiber* current_fiber = nullptr;
 
 }  // namespace
 
@@ -130,6 +131,8 @@ struct Fiber::Switch {
 #endif
 };
 
+Fiber& Fiber::current() { return *current_fiber; }
+
 void Fiber::start() {
   try {
     context_ = boost::context::fiber(std::allocator_arg, Stack{*this},
@@ -156,12 +159,12 @@ void Fiber::resume() {
   Exceptions ours;
   std::memcpy(static_cast<void*>(&ours), globals, sizeof ours);
   std::memcpy(static_cast<void*>(globals), &exceptions_, sizeof exceptions_);
-  current_ = this;
+  current_fiber = this;
   {
     const Switch told(*this);
     context_ = std::move(context_).resume();
   }
-  current_ = nullptr;
+  current_fiber = nullptr;
   std::memcpy(static_cast<void*>(&exceptions_), globals, sizeof exceptions_);
   std::memcpy(static_cast<void*>(globals), &ours, sizeof ours);
   if (context_) return;

@@ -36,7 +36,7 @@ class Fiber {
   Loop& loop() const { return loop_; }
 
   /// The fiber that calls this. REQUIRES: there is one.
-  static Fiber& current() { return *current_; }
+  static Fiber& current();
   /// Waits until somebody calls resume(). On a fiber.
   static void suspend();
   /// The same, but no longer than until `deadline`. Returns whether it was resumed before.
@@ -58,8 +58,6 @@ class Fiber {
     void* caught = nullptr;
     unsigned int uncaught = 0;
   };
-
-  inline static thread_local Fiber* current_ = nullptr;
 
   Loop& loop_;
   boost::context::fiber context_;  // while suspended: where it goes on

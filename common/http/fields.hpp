@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 
 /// What request heads and response heads have in common: tokens and field lines (RFC 9110, section
@@ -14,15 +15,22 @@ struct Field {
 };
 
 // Of ASCII, whatever the locale.
-inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
-inline char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
-inline bool is_alnum(char c) { return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z'); }
-
-/// tchar (RFC 9110, section 5.6.2).
-inline bool is_token_char(char c) {
-  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
-  return is_alnum(c) || kMarks.find(c) != std::string_view::npos;
+constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
+constexpr char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+constexpr bool is_alnum(char c) {
+  return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z');
 }
+
+/// tchar (RFC 9110, section 5.6.2). A table: each character of each field name is looked up.
+inline constexpr auto kTokenChars = [] {
+  std::array<bool, 256> table{};
+  for (const unsigned char c : std::string_view("!#$%&'*+-.^_`|~")) table[c] = true;
+  for (unsigned c = 0; c < table.size(); ++c) {
+    table[c] = table[c] || is_alnum(static_cast<char>(c));
+  }
+  return table;
+}();
+inline bool is_token_char(char c) { return kTokenChars[static_cast<unsigned char>(c)]; }
 
 inline bool is_token(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);

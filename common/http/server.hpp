@@ -71,7 +71,7 @@ class Server : private ServerEngine {
 
   /// Throws std::system_error.
   explicit Server(ServerOptions options);
-  ~Server();
+  ~Server() override;
 
   /// Answers GET and HEAD of exactly `path`.
   Server& Get(const std::string& path, ExchangeHandler handler, Ports ports = Ports::kMain);
