@@ -14,15 +14,19 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// What the first group of `pattern` matches in `text`.
+std::set<std::string> found(const std::string& text, const std::string& pattern) {
+  const std::regex regex(pattern);
+  std::set<std::string> result;
+  for (std::sregex_iterator each(text.begin(), text.end(), regex), end; each != end; ++each) {
+    result.insert((*each)[1]);
+  }
+  return result;
+}
+
 // At the start /metrics already has each route of the service, and nothing else.
 std::set<std::string> routes_of(const Service& service) {
-  static const std::regex label(R"re(http_route="([^"]+)")re");
-  std::set<std::string> routes;
-  const auto metrics = metrics_of(service.port());
-  for (std::sregex_iterator each(metrics.begin(), metrics.end(), label), end; each != end; ++each) {
-    routes.insert((*each)[1]);
-  }
-  return routes;
+  return found(metrics_of(service.port()), R"re(http_route="([^"]+)")re");
 }
 
 // As a path of its own, or behind an address; not as a part of another one.
@@ -46,6 +50,26 @@ TEST(Documented, EachRouteIsInHelpReadmeAndPage) {
     EXPECT_TRUE(names(run(kServiceB, {"--help"}).out, route)) << route << " in service-b --help";
     EXPECT_TRUE(names(readme, route)) << route << " in README.md";
     EXPECT_TRUE(route == "/" || names(page, route)) << route << " in service-b/page.html";
+  }
+}
+
+TEST(Documented, EachReasonIsInReadmeAndPage) {
+  const auto b = start_b("http://127.0.0.1:9");
+  const auto page = get(b.port(), "/").response.value().body;
+  const auto reasons = found(metrics_of(b.port()), R"re(error_type="([^"]+)")re");
+  ASSERT_TRUE(reasons.contains("timeout"));
+  for (const auto& reason : reasons) {
+    EXPECT_TRUE(found(read_file("README.md"), "\n\\| `([a-z_]+)`").contains(reason)) << reason;
+    EXPECT_TRUE(found(page, "name: \"([a-z_]+)\"").contains(reason)) << reason << " in page.html";
+  }
+}
+
+TEST(Documented, EachFlagIsInReadme) {
+  const auto in_readme = found(read_file("README.md"), "`(--[a-z-]+)`");
+  for (const auto& service : {kServiceA, kServiceB}) {
+    const auto flags = found(run(service, {"--help"}).out, "(--[a-z-]+)");
+    ASSERT_TRUE(flags.contains("--port"));
+    for (const auto& flag : flags) EXPECT_TRUE(in_readme.contains(flag)) << flag << " in README.md";
   }
 }
 
