@@ -83,12 +83,12 @@ std::string to_text(const Footprint& footprint) {
          " rss=" + std::to_string(footprint.rss_kib) + "KiB";
 }
 
-std::string difference(pid_t pid, const Footprint& before, long kept_kib) {
+std::string difference(pid_t pid, const Footprint& before) {
   Footprint now;
   const auto same = [&] {
     now = footprint(pid);
     return now.files <= before.files && now.threads <= before.threads &&
-           now.rss_kib <= before.rss_kib + kept_kib;
+           now.rss_kib <= before.rss_kib + kKeptKib;
   };
   if (eventually(same)) return {};
   return "before: " + to_text(before) + ", now: " + to_text(now);

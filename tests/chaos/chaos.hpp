@@ -56,7 +56,7 @@ inline const long kKeptKib = (kSanitized ? 192 : 12) * 1024;
 
 // Waits until there are no more files and threads than `before`, and not much more memory. Returns
 // what differs in the end; empty when nothing does.
-std::string difference(pid_t pid, const Footprint& before, long kept_kib = kKeptKib);
+std::string difference(pid_t pid, const Footprint& before);
 
 // A service at an address that stays the same from start to start.
 class Restartable {

@@ -9,7 +9,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-const milliseconds kHealthLimit{kSanitized ? 400 : 60};
+const milliseconds kHealthLimit = milliseconds(50) + kSlack;
 
 // Asks for /health, each time over a new connection, until stopped.
 class HealthProbe {

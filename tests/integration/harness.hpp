@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -30,6 +31,22 @@ inline constexpr milliseconds kPatience{20'000};
 Service start_a(std::vector<std::string> flags = {}, ProcessOptions options = {});
 Service start_b(const std::string& service_a_url, std::vector<std::string> flags = {},
                 ProcessOptions options = {});
+
+// One of the two services, for what holds for both.
+struct Tested {
+  Service& service;
+  bool is_a;
+
+  std::uint16_t port() const { return service.port(); }
+  // What has it echo `msg`, and the right answer to that.
+  std::string echo(const std::string& msg) const;
+  std::string echoed(const std::string& msg) const;
+};
+
+// Does `test` with Service A, then with Service B, each started with `flags`; behind Service B is
+// a Service A without any. Afterwards it must answer, and must have written nothing to stderr.
+void for_both(const std::vector<std::string>& flags, const std::function<void(Tested&)>& test,
+              const ProcessOptions& options = {});
 
 // A run that ends by itself.
 struct Outcome {
@@ -71,6 +88,10 @@ std::uint16_t lasting_port();
 std::unique_ptr<Service> start_on_lasting_port(const std::string& binary,
                                                std::vector<std::string> flags = {});
 
+// Sends `bytes`, unless there are none, and reads an answer. Without one the test fails, and the
+// status is 0. `head`: the answer has no body.
+Response ask(Connection& connection, std::string_view bytes, bool head = false);
+
 // What is promised of each JSON answer, whatever its status.
 void expect_json(const Response& response, int status, const std::string& body);
 void expect_json(const Result& result, int status, const std::string& body);
@@ -84,9 +105,17 @@ bool matches(const std::string& text, const std::string& form);
 // The compact JSON string of valid UTF-8, raw.
 std::string quoted(const std::string& text);
 
+// The right answers to /health, to /echo and to /call-echo.
+inline const std::string kOk = "{\"status\":\"ok\"}\n";
+std::string echo_body(const std::string& msg);
+std::string call_body(const std::string& msg);
+
 // A sample from a /metrics text; nullopt where there is none. `series` as it is written there.
 std::optional<double> sample(const std::string& metrics, const std::string& series);
 std::string metrics_of(std::uint16_t port);
+
+// The parts between the separators.
+std::vector<std::string> split(const std::string& text, char separator);
 
 // Strings that have gone wrong somewhere before. All of them valid UTF-8.
 std::vector<std::string> tricky_messages();
