@@ -35,13 +35,13 @@ Resolution get_addresses(const std::string& host, std::uint16_t port, int family
   return found;
 }
 
-/// Runs `work` on a thread that nobody waits for. Returns false for want of a thread or of memory.
+/// Runs `work` on a thread that nobody waits for. Returns false for want of threads.
 template <typename Work>
 bool start_thread(Work work) {
   try {
     std::thread(std::move(work)).detach();
     return true;
-  } catch (const std::exception&) {
+  } catch (const std::system_error&) {
     return false;
   }
 }
@@ -60,7 +60,7 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   void serve();
   void look_up(std::unique_lock<std::mutex>& lock);
   void ask(LookUp& look_up);
-  void run(LookUp& look_up);
+  void take(LookUp& look_up, Resolution found);
 
   const std::string host;
   const std::uint16_t port;
@@ -69,9 +69,7 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   LookUp both{AF_UNSPEC};
   LookUp v4{AF_INET};
   LookUp v6{AF_INET6};
-  // The addresses found last, or why there never were any. Replaced, not changed.
-  std::shared_ptr<const Resolution> known =
-      std::make_shared<Resolution>(Resolution{{}, "no thread or no memory for the look-up"});
+  Resolution known{{}, "no thread for the look-up"};  // the last addresses
   std::vector<Done> waiting;
   enum { kIdle, kLookingUp, kCalling } state = kIdle;  // of the thread in serve()
 };
@@ -85,7 +83,7 @@ void Resolver::Shared::serve() {
     const auto result = known;
     state = kCalling;
     lock.unlock();
-    for (const auto& done : ready) done(*result);
+    for (const auto& done : ready) done(result);
     lock.lock();
     state = kLookingUp;
     changed.notify_all();
@@ -106,7 +104,7 @@ void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
   ask(v4);
   ask(v6);
   const auto answered = [&] { return both.state == LookUp::kAnswered; };
-  changed.wait(lock, [&] { return answered() || !known->addresses.empty(); });
+  changed.wait(lock, [&] { return answered() || !known.addresses.empty(); });
   changed.wait_for(lock, kPatience, [&] {
     return answered() || (v4.state != LookUp::kAsked && v6.state != LookUp::kAsked);
   });
@@ -115,30 +113,26 @@ void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
 /// Starts a look-up, unless it is under way.
 void Resolver::Shared::ask(LookUp& look_up) {
   if (look_up.state != LookUp::kIdle) return;
-  const bool started = start_thread([self = shared_from_this(), &look_up] { self->run(look_up); });
+  const bool started = start_thread([self = shared_from_this(), &look_up] {
+    self->take(look_up, get_addresses(self->host, self->port, look_up.family));
+  });
   look_up.state = started ? LookUp::kAsked : LookUp::kAnswered;
 }
 
-/// On a thread of its own.
-void Resolver::Shared::run(LookUp& look_up) {
-  std::unique_lock lock(mutex, std::defer_lock);
-  try {
-    auto found = get_addresses(host, port, look_up.family);
-    lock.lock();
-    look_up.addresses = std::move(found.addresses);
-    found.addresses = both.addresses;
-    if (found.addresses.empty()) {
-      found.addresses = v4.addresses;
-      found.addresses.insert(found.addresses.end(), v6.addresses.begin(), v6.addresses.end());
-    }
-    if (!found.addresses.empty()) found.error.clear();
-    if (found.error.empty() || known->addresses.empty()) {
-      known = std::make_shared<Resolution>(std::move(found));
-    }
-  } catch (const std::bad_alloc&) {
-    if (!lock) lock.lock();  // and what is known stands
-  }
+void Resolver::Shared::take(LookUp& look_up, Resolution found) {
+  const std::lock_guard lock(mutex);
   look_up.state = LookUp::kAnswered;
+  look_up.addresses = std::move(found.addresses);
+  auto best = both.addresses;
+  if (best.empty()) {
+    best = v4.addresses;
+    best.insert(best.end(), v6.addresses.begin(), v6.addresses.end());
+  }
+  if (!best.empty()) {
+    known = {std::move(best), {}};
+  } else if (known.addresses.empty()) {
+    known.error = std::move(found.error);
+  }
   changed.notify_all();
 }
 
@@ -166,7 +160,7 @@ void Resolver::resolve(Done done) {
   if (shared_->state != Shared::kIdle) return shared_->waiting.push_back(std::move(done));
   const auto result = shared_->known;
   lock.unlock();
-  done(*result);
+  done(result);
 }
 
 }  // namespace common::http

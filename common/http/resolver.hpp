@@ -41,13 +41,15 @@ class Resolver {
   Resolver(std::string host, std::uint16_t port);
   /// Ends no look-up and waits for none. Afterwards, no `done` is called any more.
   ~Resolver();
+  Resolver(const Resolver&) = delete;
+  Resolver& operator=(const Resolver&) = delete;
 
   /// What needs no look-up: the host is an IP address.
   const std::optional<Resolution>& literal() const { return literal_; }
 
   /// Calls `done` once, on any thread, perhaps before this returns. As long as no address has ever
   /// been found, that may be late or never: the caller needs a deadline of its own. `done` must not
-  /// throw, nor destroy this. Want of threads is a failed look-up; throws std::bad_alloc only.
+  /// throw, nor destroy this. Want of threads is a failed look-up, and no exception.
   void resolve(Done done);
 
  private:
