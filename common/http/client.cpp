@@ -400,7 +400,11 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
       failure = {CallError::kTimeout, "connecting"};
       if (!second) attempts.push_back({address, true});
     } else {
-      failure = failure_of(error, address);
+      const auto latest = failure_of(error, address);
+      // Addresses without a route come last, and must not hide what the others came to.
+      if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
+        failure = latest;
+      }
     }
   }
   connection.retire();

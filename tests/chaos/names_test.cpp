@@ -1,4 +1,5 @@
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <thread>
@@ -66,6 +67,15 @@ class NameFault : public ::testing::Test {
   std::optional<Network> network_;
   std::optional<NameServer> server_;
 };
+
+TEST_F(NameFault, AnAddressWithoutARouteHidesNoOtherFailure) {
+  network_->set_etc("b", "hosts", "127.0.0.1 service-a.test\nfd00::2 service-a.test\n");
+  auto b = start_b(9);  // nobody listens there
+  const auto result = get(b.port(), "/call-echo?msg=one");
+  ASSERT_EQ(result.status(), 503) << result.error;
+  EXPECT_EQ(result.response->json().value("reason", ""), "connection_refused");
+  EXPECT_EQ(b.stop(), 0);
+}
 
 // Connections to A are renewed every two seconds, so each caller needs an address again and again.
 TEST_F(NameFault, ANameServerThatDiesUnderLoadFailsNoCall) {
