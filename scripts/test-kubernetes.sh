@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Puts both services on the cluster that kubectl points at, in a namespace of its own that is deleted at the end,
 # and shows under load: a rolling restart of either loses no call, without any pod of A there are 503s and nothing
-# else, and new pods of A get their share. Takes some two minutes.
+# else, new pods of A get their share, and idle clients make no probe fail. Takes some three minutes.
 #   scripts/test-kubernetes.sh [IMAGE_A IMAGE_B]   images that the nodes have or can pull; by default
-#                                                  those in deploy/kubernetes/kustomization.yaml
+#                                                  those in deploy/kubernetes/base/kustomization.yaml
 set -euo pipefail
 . "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."
@@ -115,9 +115,14 @@ start_load() {
   loads=$((loads + 1))
   load=load-$loads
   k apply -f - >/dev/null <<END
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: load }
+spec: { podSelector: { matchLabels: { load: "true" } }, policyTypes: [Egress], egress: [{}] }
+---
 apiVersion: v1
 kind: Pod
-metadata: { name: $load }
+metadata: { name: $load, labels: { load: "true" } }
 spec:
   restartPolicy: Never
   automountServiceAccountToken: false
@@ -157,7 +162,7 @@ expect_no_loss() {
 }
 
 pods() { # pods SERVICE [FIELD]: of those that are not about to end
-  k get pods -l "app=$1" -o go-template="{{range .items}}{{if not .metadata.deletionTimestamp}}{{${2:-.metadata.name}}} {{end}}{{end}}"
+  k get pods -l "app.kubernetes.io/name=$1" -o go-template="{{range .items}}{{if not .metadata.deletionTimestamp}}{{${2:-.metadata.name}}} {{end}}{{end}}"
 }
 ready() { # ready SERVICE REPLICAS: so many are, and no other is left
   local deployment
@@ -176,23 +181,25 @@ restart() { # restart SERVICE: until its old pods are gone
 }
 
 say "The manifests, on $(kubectl config current-context), in the namespace $namespace"
-kubectl kustomize deploy/kubernetes >"$work/manifests.yaml"
+kubectl kustomize deploy/kubernetes/base >"$work/manifests.yaml"
 sed -i "s/^\( *namespace\|  name\): two-services$/\1: $namespace/" "$work/manifests.yaml"
 if (($# == 2)); then
   sed -i -e "s#image: service-a:.*#image: $1#" -e "s#image: service-b:.*#image: $2#" "$work/manifests.yaml"
 elif (($# != 0)); then
-  sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+  usage >&2
   exit 2
 fi
 image_b=$(sed -n 's/.* image: \(.*service-b.*\)/\1/p' "$work/manifests.yaml")
 kubectl api-versions >"$work/versions"
+validate=strict
 for each in policy/v1=policy/v1beta1 autoscaling/v2=autoscaling/v2beta2; do
   if ! grep -qx "${each%=*}" "$work/versions"; then
     echo "  an old cluster, without ${each%=*}: ${each#*=} is taken instead"
     sed -i "s#^apiVersion: ${each%=*}\$#apiVersion: ${each#*=}#" "$work/manifests.yaml"
+    validate=ignore # it drops the fields that it does not know
   fi
 done
-kubectl apply -f "$work/manifests.yaml" >/dev/null
+kubectl apply --validate=$validate -f "$work/manifests.yaml" >/dev/null
 check "3 pods of A and 2 of B are ready" within 120 eval 'ready service-a 3 && ready service-b 2'
 nodes=$(kubectl get nodes -o name | wc -l)
 spread=$(pods service-a .spec.nodeName | xargs -n 1 | sort -u | wc -l)
@@ -212,7 +219,7 @@ expect_no_loss
 
 say "All pods of A are killed"
 start_load
-k delete pods -l app=service-a --force --grace-period=0 2>/dev/null >/dev/null
+k delete pods -l app.kubernetes.io/name=service-a --force --grace-period=0 2>/dev/null >/dev/null
 turns() { k logs "$load" | grep -c " status $1 " || true; } # how often a caller's answers became that
 some_unavailable() { [[ $(turns 503) -gt 0 ]]; }
 all_recovered() { [[ $(turns 200) == $(($(turns 503) + 4)) ]]; }
@@ -241,6 +248,15 @@ took=$((SECONDS - start))
 check "all three answer, $took s after the command" [ "$took" -le 30 ]
 stop_load
 expect_no_loss
+
+say "Idle clients take all connections of a pod of B"
+start_load
+read -r pod _ <<<"$(pods service-b)"
+address=$(k get pod "$pod" -o jsonpath='{.status.podIP}')
+k exec "$load" -- bash -c "for _ in {1..1000}; do exec {fd}<>/dev/tcp/$address/8081; done; sleep 40"
+stop_load
+check "other clients are turned away" grep -q 'too many open connections' "$work/load"
+check "no probe fails" [ -z "$(k get events --field-selector "involvedObject.name=$pod,reason=Unhealthy" -o name)" ]
 
 check "no container of B has ended in all that" [ "$(pods service-b '(index .status.containerStatuses 0).restartCount')" = "0 0 " ]
 say "All as expected."
