@@ -15,8 +15,9 @@ dev_packages=(git clang clang-format clang-tidy cppcheck libclang-rt-14-dev shel
               iproute2 nftables prometheus prometheus-alertmanager valgrind chromium)
 bench_packages=(python3 wrk nginx golang-go gunicorn python3-flask python3-requests)
 deploy_packages=(dpkg-dev file help2man lintian debootstrap systemd-container
-                 podman runc netavark aardvark-dns iptables docker-compose)
+                 podman runc netavark aardvark-dns iptables iproute2 slirp4netns docker-compose)
 manifest_packages=(yq)
+command -v npm >/dev/null || manifest_packages+=(npm)
 # Where there is a kubectl from elsewhere, Debian's would be in its way.
 command -v kubectl >/dev/null || manifest_packages+=(kubernetes-client)
 
