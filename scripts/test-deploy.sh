@@ -348,7 +348,7 @@ manifests() {
   # unknown field or a wrong value does not compile.
   mkdir -p $types
   logged $types/npm.log npm install --prefix $types --no-audit --no-fund --no-save \
-    kubernetes-models@5.1.0 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3
+    kubernetes-models@5.1.0 @kubernetes-models/prometheus-operator@6.0.0 @grafana/schema@13.2.3 typescript@5.9.3
   for overlay in base production; do
     kubectl kustomize deploy/kubernetes/$overlay | yq -s . >"$all"
     jq -r 'to_entries[] | .key as $i | .value
@@ -357,6 +357,9 @@ manifests() {
         "export const \(.kind | ascii_downcase)_\($i): Type\($i) = \(.);"' "$all" >$types/$overlay.mts
     check "$overlay" $types/node_modules/.bin/tsc --noEmit --strict --skipLibCheck --module nodenext --target es2022 $types/$overlay.mts
   done
+  cat deploy/observability/dashboard-types.ts deploy/observability/dashboard.json >$types/dashboard.mts
+  check "Grafana's dashboard is of Grafana's types" \
+    $types/node_modules/.bin/tsc --noEmit --strict --skipLibCheck --module nodenext --target es2022 $types/dashboard.mts
 
   say "and say what they should"
   holds "all is in one namespace" '
