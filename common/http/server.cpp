@@ -47,7 +47,8 @@ BaseUrl local_address(int fd) {
 }
 
 [[noreturn]] void fail(int error, const BaseUrl& address) {
-  const auto port = ":" + std::to_string(address.port);
+  // g++ 12 warns of what is not there (-Wrestrict) where a literal is added in front.
+  const auto port = std::string(":").append(std::to_string(address.port));
   const bool bracketed = address.host.find(':') != std::string::npos;
   throw BindError(error, std::generic_category(),
                   (bracketed ? "[" + address.host + "]" : address.host) + port);
