@@ -1,7 +1,7 @@
 #include "common/log.hpp"
 
 #include <poll.h>
-#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
@@ -11,101 +11,101 @@
 #include <cerrno>
 #include <climits>
 #include <condition_variable>
-#include <ctime>
+#include <cstdlib>
+#include <iostream>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <thread>
+
+#include "common/systemd.hpp"
 
 namespace common {
 namespace {
 
-constexpr auto kFlushInterval = std::chrono::milliseconds(50);
-constexpr auto kLastWords =
-    std::chrono::seconds(1);  // for a reader of stdout that hangs, at the end
+using namespace std::chrono_literals;
+
+constexpr auto kFlushInterval = 50ms;
 constexpr std::size_t kFlushSize = 65'536;
 constexpr std::size_t kMaxWaiting = 8'388'608;
+constexpr std::size_t kMaxMethod = 32;
 constexpr std::size_t kMaxEndpoint = 256;
 
-// What stands in a value as it is, in both forms. A table, for each character of a line is looked
-// up.
+// The bytes that stand in a value as they are. A table, for each byte of a line is looked up.
 constexpr auto kPlain = [] {
   std::array<bool, 256> plain{};
   for (unsigned char c = '!'; c <= '~'; ++c) plain[c] = c != '"' && c != '=' && c != '\\';
   return plain;
 }();
 
-bool needs_quotes(std::string_view text) {
-  return text.empty() ||
-         !std::all_of(text.begin(), text.end(), [](unsigned char c) { return kPlain[c]; });
+bool is_plain(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return kPlain[c]; });
 }
 
-// 2026-11-23T06:47:01.123456Z; all but the fraction is made once a second.
-void append_time(std::string& line, std::chrono::system_clock::time_point time) {
-  const auto micros =
-      std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
-  thread_local std::time_t made_at = -1;
-  thread_local std::string text;
-  if (const auto second = static_cast<std::time_t>(micros / 1'000'000); second != made_at) {
-    std::tm utc{};
-    gmtime_r(&second, &utc);
-    char buffer[32];
-    text.assign(buffer, std::strftime(buffer, sizeof buffer, "%Y-%m-%dT%H:%M:%S.", &utc));
-    made_at = second;
-  }
-  const auto fraction = std::to_string(micros % 1'000'000);
-  line += text;
-  line.append(6 - fraction.size(), '0');
-  line += fraction;
-  line += 'Z';
+std::string quoted(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 void append_field(std::string& line, LogFormat format, std::string_view key, std::string_view value,
                   bool number = false) {
   const bool json = format == LogFormat::kJson;
-  line.append(json ? ",\"" : " ").append(key).append(json ? "\":" : "=");
-  if (!number && needs_quotes(value)) {
-    line += nlohmann::json(value).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (!line.empty()) line += json ? ',' : ' ';
+  line.append(json ? "\"" : "").append(key).append(json ? "\":" : "=");
+  if (number || (!json && is_plain(value))) {
+    line += value;
+  } else if (is_plain(value)) {
+    line.append("\"").append(value).append("\"");
   } else {
-    const std::string_view mark = json && !number ? "\"" : "";
-    line.append(mark).append(value).append(mark);
+    line += quoted(value);
   }
 }
 
-spdlog::level::level_enum to_spdlog(LogLevel level) {
-  return static_cast<spdlog::level::level_enum>(level);
+/// For people: escaped, but without the quotes.
+void append_sentence(std::string& line, std::string_view text) {
+  const auto escaped = quoted(text);
+  line.append(escaped, 1, escaped.size() - 2);
 }
-static_assert(static_cast<int>(LogLevel::kDebug) == spdlog::level::debug &&
-              static_cast<int>(LogLevel::kOff) == spdlog::level::off);
+
+/// A word for each of spdlog's levels, where its own won't do: the log says "warn", not "warning".
+class LevelWord final : public spdlog::custom_flag_formatter {
+ public:
+  using Words = std::array<std::string_view, spdlog::level::n_levels>;
+  explicit LevelWord(const Words& words) : words_(words) {}
+
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& line) override {
+    const auto word = words_[message.level];
+    line.append(word.data(), word.data() + word.size());
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+    return std::make_unique<LevelWord>(words_);
+  }
+
+ private:
+  const Words& words_;
+};
+constexpr LevelWord::Words kNames{"trace", "debug", "info", "warn", "error", "critical", "off"};
+constexpr LevelWord::Words kPadded{"trace", "debug", "info ", "warn ", "error", "critical", "off"};
+constexpr LevelWord::Words kPriorities{"<7>", "<7>", "<6>", "<4>", "<3>", "<2>", ""};
+constexpr LevelWord::Words kColours{"",         "\x1b[36m", "\x1b[32m", "\x1b[33m",
+                                    "\x1b[31m", "\x1b[31m", ""};
+
+/// "auto" is what suits the reader of stdout.
+LogFormat to_format(std::string_view word) {
+  if (word == "json") return LogFormat::kJson;
+  const bool text = word == "text" || (word == "auto" && isatty(STDOUT_FILENO) == 1);
+  return text ? LogFormat::kText : LogFormat::kLogfmt;
+}
+
+bool wants_colour() {  // no-color.org, bixense.com/clicolors
+  const auto is_set = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return value != nullptr && *value != '\0';
+  };
+  return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || isatty(STDOUT_FILENO) == 1);
+}
 
 }  // namespace
-
-std::string_view to_word(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug: return "debug";
-    case LogLevel::kInfo: return "info";
-    case LogLevel::kWarn: return "warn";
-    case LogLevel::kError: return "error";
-    case LogLevel::kOff: return "off";
-  }
-  return "off";
-}
-
-std::string format_line(LogFormat format, std::chrono::system_clock::time_point time,
-                        LogLevel level, std::string_view service,
-                        const std::vector<LogField>& fields) {
-  const bool json = format == LogFormat::kJson;
-  std::string line;
-  line.reserve(320);
-  line += json ? "{\"time\":\"" : "time=";
-  append_time(line, time);
-  if (json) line += '"';
-  append_field(line, format, "level", to_word(level));
-  append_field(line, format, "service", service);
-  for (const auto& [key, value, number] : fields) append_field(line, format, key, value, number);
-  if (json) line += '}';
-  return line;
-}
 
 std::string milliseconds(std::chrono::nanoseconds duration) {
   const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
@@ -113,33 +113,83 @@ std::string milliseconds(std::chrono::nanoseconds duration) {
   return text.erase(text.size() - 4, 1);  // 1.1287 to 1.287
 }
 
-std::vector<LogField> request_fields(const http::Exchange& exchange) {
-  std::vector<LogField> fields;
-  fields.reserve(7 + exchange.notes.size());
-  fields.push_back({"method", exchange.method.substr(0, 32)});
-  fields.push_back({"endpoint", exchange.endpoint.substr(0, kMaxEndpoint)});
-  fields.push_back({"status", std::to_string(exchange.status), true});
-  fields.push_back({"latency_ms", milliseconds(exchange.latency), true});
-  fields.insert(fields.end(), exchange.notes.begin(), exchange.notes.end());
-  fields.push_back({"request_id", exchange.request_id});
-  fields.push_back({"trace_id", exchange.trace.trace_id});
-  return fields;
+spdlog::level::level_enum level_of(const http::Exchange& exchange) {
+  switch (exchange.outcome) {
+    case http::Exchange::Outcome::kOk: return spdlog::level::info;
+    case http::Exchange::Outcome::kRefused: return spdlog::level::warn;
+    case http::Exchange::Outcome::kFailed: return spdlog::level::err;
+  }
+  return spdlog::level::err;
 }
 
-LogLevel level_of(const http::Exchange& exchange) {
-  switch (exchange.outcome) {
-    case http::Exchange::Outcome::kOk: return LogLevel::kInfo;
-    case http::Exchange::Outcome::kRefused: return LogLevel::kWarn;
-    case http::Exchange::Outcome::kFailed: return LogLevel::kError;
+std::string request_text(LogFormat format, const http::Exchange& exchange) {
+  const auto method = std::string_view(exchange.method).substr(0, kMaxMethod);
+  const auto endpoint = std::string_view(exchange.endpoint).substr(0, kMaxEndpoint);
+  const auto status = std::to_string(exchange.status);
+  const auto latency = milliseconds(exchange.latency);
+  std::string line;
+  line.reserve(256);
+  if (format != LogFormat::kText) {
+    append_field(line, format, "method", method);
+    append_field(line, format, "endpoint", endpoint);
+    append_field(line, format, "status", status, true);
+    append_field(line, format, "latency_ms", latency, true);
+    for (const auto& [key, value, number] : exchange.notes) {
+      append_field(line, format, key, value, number);
+    }
+    append_field(line, format, "request_id", exchange.request_id);
+    append_field(line, format, "trace_id", exchange.trace.trace_id);
+    return line;
   }
-  return LogLevel::kError;
+  for (const auto word : {method, endpoint}) {
+    line.append(word.empty() ? "-" : is_plain(word) ? word : quoted(word)) += ' ';
+  }
+  line.append(status).append(" ").append(latency).append(" ms ");
+  for (const auto& note : exchange.notes) {
+    if (note.key != "reason" && note.key != "error") continue;
+    append_sentence(line, note.value);
+    line += note.key == "reason" ? ": " : " ";
+  }
+  return line += exchange.request_id;
+}
+
+std::string event_text(LogFormat format, std::string_view msg,
+                       const std::vector<LogField>& fields) {
+  std::string line;
+  if (format == LogFormat::kText) {
+    append_sentence(line, msg);
+  } else {
+    append_field(line, format, "msg", msg);
+  }
+  for (const auto& [key, value, number] : fields) append_field(line, format, key, value, number);
+  return line;
+}
+
+std::unique_ptr<spdlog::formatter> make_formatter(LogFormat format, bool journal, bool colour) {
+  const bool text = format == LogFormat::kText;
+  auto formatter = std::make_unique<spdlog::pattern_formatter>(
+      text ? spdlog::pattern_time_type::local : spdlog::pattern_time_type::utc, "\n");
+  formatter->add_flag<LevelWord>('l', text ? kPadded : kNames);
+  formatter->add_flag<LevelWord>('j', kPriorities);
+  formatter->add_flag<LevelWord>('k', kColours);
+  std::string pattern = "time=%Y-%m-%dT%T.%fZ level=%l service=%n %v";
+  if (text) pattern = colour ? "%T.%e %k%l\x1b[m %n %v" : "%T.%e %l %n %v";
+  if (format == LogFormat::kJson) {
+    pattern = R"({"time":"%Y-%m-%dT%T.%fZ","level":"%l","service":"%n",%v})";
+  }
+  formatter->set_pattern(journal ? "%j" + pattern : pattern);
+  return formatter;
 }
 
 /// Collects lines, and lets a thread write them: spdlog's own async logger wakes its thread for
 /// each line, which costs more than the line. base_sink's mutex guards `waiting_`.
 class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  Sink() : writer_([this] { run(); }) {}
+  Sink(const std::string& service, LogFormat format)
+      : base_sink(make_formatter(format, systemd::is_journal(STDOUT_FILENO), wants_colour())),
+        service_(service),
+        format_(format),
+        writer_([this] { run(); }) {}
   ~Sink() override { end(); }
 
   /// Returns when all that was logged before is written, or given up.
@@ -152,101 +202,125 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
     if (writer_.joinable()) writer_.join();
   }
 
-  /// How many lines were dropped, once there is room again; then counts anew.
-  std::uint64_t take_dropped() {
-    if (dropped_ == 0) return 0;
-    const std::lock_guard lock(mutex_);
-    return waiting_.empty() ? dropped_.exchange(0) : 0;
-  }
+  std::atomic<std::uint64_t> lost = 0;
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
-    if (waiting_.size() > kMaxWaiting) {
-      ++dropped_;
+    const auto before = waiting_.size();
+    if (before > kMaxWaiting) {
+      ++lost;
       return;
     }
-    waiting_.reserve(waiting_.size() + message.payload.size() + 1);  // a whole line, or none
-    const bool first = waiting_.empty();
-    waiting_.append(message.payload.data(), message.payload.size());
-    waiting_ += '\n';
-    const bool many = waiting_.size() > kFlushSize && !hurry_;
-    hurry_ = hurry_ || many;
-    if (first || many) wake_.notify_one();
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    waiting_.append(line.data(), line.size());
+    if (before == 0 || (before <= kFlushSize && waiting_.size() > kFlushSize)) wake_.notify_one();
   }
   void flush_() override {}
 
   void run() {
-    std::string writing;
+    std::string block;
+    std::uint64_t told = 0;  // of the lost lines
     std::unique_lock lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [this] { return ended_ || hurry_ || !waiting_.empty(); });
-      wake_.wait_for(lock, kFlushInterval, [this] { return ended_ || hurry_; });
-      hurry_ = false;
-      writing.clear();
-      writing.swap(waiting_);
-      const bool last = ended_;
+    for (bool last = false; !last;) {
+      wake_.wait(lock, [this] { return ended_ || !waiting_.empty(); });
+      wake_.wait_for(lock, kFlushInterval,
+                     [this] { return ended_ || waiting_.size() > kFlushSize; });
+      last = ended_;
+      block.clear();
+      block.swap(waiting_);
       lock.unlock();
-      write_to_stdout(writing);
-      if (writing.capacity() > 4 * kFlushSize) std::string().swap(writing);
+      const auto failed = write_lines(block);
+      lost += failed;
+      if (block.capacity() > 4 * kFlushSize) std::string().swap(block);
       lock.lock();
-      if (last) return;
+      if (failed == 0 && lost != told && waiting_.size() <= kMaxWaiting) told = tell_lost(told);
     }
   }
 
-  // Pieces of PIPE_BUF bytes: after POLLOUT a pipe takes them without blocking (pipe(7)), so that
-  // at the end a reader that hangs is noticed and left behind.
-  void write_to_stdout(std::string_view text) {
-    std::optional<std::chrono::steady_clock::time_point> give_up;
+  /// Logs how many lines were lost so far. Returns how many have been told of now.
+  std::uint64_t tell_lost(std::uint64_t told) try {
+    const std::uint64_t total = lost;
+    sink_it_({service_, spdlog::level::warn,
+              event_text(format_, "log lines were lost, stdout did not take them",
+                         {{"total", std::to_string(total), true}})});
+    return total;
+  } catch (const std::bad_alloc&) {
+    return told;
+  }
+
+  /// Returns how many lines stdout did not take.
+  std::uint64_t write_lines(std::string_view lines) {
+    if (torn_) torn_ = !write("\n").empty();
+    const auto rest = torn_ ? lines : write(lines);
+    if (rest.size() < lines.size()) torn_ = lines[lines.size() - rest.size() - 1] != '\n';
+    return static_cast<std::uint64_t>(std::count(rest.begin(), rest.end(), '\n'));
+  }
+
+  /// Returns what stdout did not take. Pieces of PIPE_BUF bytes: after POLLOUT a pipe takes them
+  /// without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  std::string_view write(std::string_view text) {
     while (!text.empty()) {
       pollfd wanted{STDOUT_FILENO, POLLOUT, 0};
       if (poll(&wanted, 1, static_cast<int>(kFlushInterval.count())) == 0) {
-        const auto now = std::chrono::steady_clock::now();
-        if (ended_ && !give_up) give_up = now + kLastWords;
-        if (give_up && now >= *give_up) return;
+        if (ended_ && (last_words_ -= kFlushInterval) < std::chrono::milliseconds::zero()) break;
         continue;
       }
-      const auto count =
-          ::write(STDOUT_FILENO, text.data(), std::min<std::size_t>(text.size(), PIPE_BUF));
-      if (count < 0 && errno != EINTR && errno != EAGAIN) return;  // nobody reads any more
+      const auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
+      const auto count = ::write(STDOUT_FILENO, text.data(), size);
+      if (count < 0 && errno != EINTR && errno != EAGAIN) break;
       if (count > 0) text.remove_prefix(static_cast<std::size_t>(count));
     }
+    return text;
   }
 
+  const std::string service_;
+  const LogFormat format_;
   std::string waiting_;
-  std::atomic<std::uint64_t> dropped_{0};
-  bool hurry_ = false;
+  bool torn_ = false;                          // stdout has the beginning of a line; run()'s alone
+  std::chrono::milliseconds last_words_ = 1s;  // for a reader that hangs at the end; the same
   std::atomic<bool> ended_{false};
   std::condition_variable wake_;
   std::thread writer_;
 };
 
-Log::Log(std::string service, LogLevel level, LogFormat format)
-    : service_(std::move(service)), format_(format), sink_(std::make_shared<Sink>()) {
-  logger_ = std::make_unique<spdlog::logger>(service_, sink_);
-  logger_->set_level(to_spdlog(level));
+Log::Log(const std::string& service, const std::string& level, const std::string& format)
+    : format_(to_format(format)),
+      sink_(std::make_shared<Sink>(service, format_)),
+      logger_(service, sink_) {
+  logger_.set_level(spdlog::level::from_str(level));
+  logger_.set_error_handler([this](const std::string&) { ++sink_->lost; });
 }
 
 Log::~Log() = default;
 
+template <typename Text>
+void Log::write(spdlog::level::level_enum level, Text&& text) try {
+  if (!logger_.should_log(level)) return;
+  const std::string line = text();
+  logger_.log(level, spdlog::string_view_t(line.data(), line.size()));
+} catch (const std::bad_alloc&) {
+  ++sink_->lost;
+}
+
 void Log::request(const http::Exchange& exchange) {
-  const auto level = level_of(exchange);
-  if (logger_->should_log(to_spdlog(level))) write(level, request_fields(exchange));
+  write(level_of(exchange), [&] { return request_text(format_, exchange); });
 }
 
-void Log::event(LogLevel level, std::string_view msg, std::vector<LogField> fields) {
-  fields.insert(fields.begin(), {"msg", std::string(msg)});
-  write(level, fields);
+void Log::event(spdlog::level::level_enum level, std::string_view msg,
+                const std::vector<LogField>& fields) {
+  write(level, [&] { return event_text(format_, msg, fields); });
 }
 
-void Log::write(LogLevel level, const std::vector<LogField>& fields) {
-  if (const auto dropped = sink_->take_dropped(); dropped > 0) {
-    event(LogLevel::kWarn, "log lines dropped, stdout was blocked",
-          {{"count", std::to_string(dropped), true}});
-  }
-  const auto line = format_line(format_, std::chrono::system_clock::now(), level, service_, fields);
-  logger_->log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
-}
+std::uint64_t Log::lost() const { return sink_->lost; }
 
 void Log::end() { sink_->end(); }
+
+int fail(int code, const std::string& service, std::string sentence) {
+  std::replace(sentence.begin(), sentence.end(), '\n', ' ');
+  std::cerr << (systemd::is_journal(STDERR_FILENO) ? kPriorities[spdlog::level::err] : "")
+            << service + ": " + sentence + "\n";
+  return code;
+}
 
 }  // namespace common

@@ -1,14 +1,16 @@
 #include "common/metrics.hpp"
 
 #include <dirent.h>
+#include <prometheus/gauge.h>
 #include <prometheus/text_serializer.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <ctime>
+#include <chrono>
 #include <fstream>
+#include <memory>
 
 namespace common {
 namespace {
@@ -26,37 +28,45 @@ std::string_view known_method(const std::string& method) {
   return found == kKnown.end() ? "_OTHER" : *found;
 }
 
-double open_files() {
-  DIR* const files = opendir("/proc/self/fd");
-  if (files == nullptr) return 0;
-  int count = -3;  // ".", "..", and the directory itself
-  while (readdir(files) != nullptr) ++count;
-  closedir(files);
-  return count;
-}
-
-double resident_bytes() {
+std::optional<double> resident_bytes() {
   std::ifstream statm("/proc/self/statm");
   double total = 0;
   double resident = 0;
-  statm >> total >> resident;
+  if (!(statm >> total >> resident)) return std::nullopt;
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
-double cpu_seconds() {
+std::optional<double> cpu_seconds() {
   rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return std::nullopt;
   const auto seconds = [](const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
   };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-double max_files() {
+std::optional<double> max_files() {
   rlimit files{};
-  getrlimit(RLIMIT_NOFILE, &files);
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return std::nullopt;
   return static_cast<double>(files.rlim_cur);
 }
+
+/// How many files are open. Keeps one for that: it must work where there is no other left, too.
+class OpenFiles {
+ public:
+  std::optional<double> operator()() const {
+    if (folder_ == nullptr) return std::nullopt;
+    rewinddir(folder_.get());
+    int count = -2;  // "." and ".."
+    while (readdir(folder_.get()) != nullptr) ++count;
+    return count;
+  }
+
+ private:
+  std::shared_ptr<DIR> folder_{opendir("/proc/self/fd"), [](DIR* folder) {
+                                 if (folder != nullptr) closedir(folder);
+                               }};
+};
 
 }  // namespace
 
@@ -64,19 +74,16 @@ Metrics::Metrics()
     : server_requests_(prometheus::BuildHistogram()
                            .Name("http_server_request_duration_seconds")
                            .Help("Duration of answered HTTP requests.")
-                           .Register(registry_)),
-      cpu_seconds_(prometheus::BuildCounter()
-                       .Name("process_cpu_seconds_total")
-                       .Help("User and system CPU time spent, in seconds.")
-                       .Register(registry_)
-                       .Add({})) {
+                           .Register(registry_)) {
   // The names every Prometheus client library uses for the process itself.
+  add_counter("process_cpu_seconds_total", "User and system CPU time spent, in seconds.",
+              cpu_seconds);
   add_gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident_bytes);
-  add_gauge("process_open_fds", "Number of open file descriptors.", open_files);
+  add_gauge("process_open_fds", "Number of open file descriptors.", OpenFiles());
   add_gauge("process_max_fds", "Maximum number of open file descriptors.", max_files);
-  const auto now = static_cast<double>(std::time(nullptr));
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
   add_gauge("process_start_time_seconds", "Start time since the Unix epoch in seconds.",
-            [now] { return now; });
+            [now] { return now.count(); });
   prometheus::BuildGauge()
       .Name("build_info")
       .Help("Always 1; the version is a label.")
@@ -85,10 +92,12 @@ Metrics::Metrics()
       .Set(1);
 }
 
-void Metrics::add_gauge(const std::string& name, const std::string& help,
-                        std::function<double()> value) {
-  auto& gauge = prometheus::BuildGauge().Name(name).Help(help).Register(registry_).Add({});
-  gauges_.emplace_back(&gauge, std::move(value));
+void Metrics::add_gauge(const std::string& name, const std::string& help, Value value) {
+  values_.push_back({{name, help, prometheus::MetricType::Gauge, {{}}}, std::move(value)});
+}
+
+void Metrics::add_counter(const std::string& name, const std::string& help, Value value) {
+  values_.push_back({{name, help, prometheus::MetricType::Counter, {{}}}, std::move(value)});
 }
 
 prometheus::Histogram& Metrics::server_histogram(const ServerKey& key) {
@@ -135,12 +144,15 @@ void Metrics::upstream_call(std::string_view error_type, std::chrono::nanosecond
 }
 
 std::string Metrics::text() {
-  {
-    const std::lock_guard lock(mutex_);
-    cpu_seconds_.Increment(cpu_seconds() - cpu_seconds_.Value());
+  auto families = registry_.Collect();
+  const std::lock_guard lock(reading_);
+  for (auto [family, read] : values_) {
+    const auto value = read();
+    if (!value) continue;
+    family.metric.front().gauge.value = family.metric.front().counter.value = *value;
+    families.push_back(std::move(family));
   }
-  for (const auto& [gauge, value] : gauges_) gauge->Set(value());
-  return prometheus::TextSerializer().Serialize(registry_.Collect());
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace common

@@ -1,14 +1,14 @@
 #pragma once
 
-#include <prometheus/counter.h>
-#include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
 #include <prometheus/registry.h>
 
 #include <chrono>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,13 +22,15 @@ namespace common {
 
 /// The numbers behind /metrics, under OpenTelemetry's names in Prometheus form. Labels are bounded:
 /// registered paths, known methods, status codes and failure words, never what a client has sent.
-/// Thread-safe, once the gauges and the upstream are added.
+/// Thread-safe, once the values and the upstream are added.
 class Metrics {
  public:
   Metrics();
 
-  /// A gauge whose value is asked for at each scrape.
-  void add_gauge(const std::string& name, const std::string& help, std::function<double()> value);
+  /// Asked for at each scrape; nothing: the value can't be read now, and is absent.
+  using Value = std::function<std::optional<double>()>;
+  void add_gauge(const std::string& name, const std::string& help, Value value);
+  void add_counter(const std::string& name, const std::string& help, Value value);
 
   /// Makes the series of GET `route` answered with `status` start at 0, so that a rate sees its
   /// first event too. REQUIRES: `route` outlives this.
@@ -52,13 +54,13 @@ class Metrics {
 
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Histogram>& server_requests_;
-  prometheus::Counter& cpu_seconds_;
-  std::vector<std::pair<prometheus::Gauge*, std::function<double()>>> gauges_;
+  std::vector<std::pair<prometheus::MetricFamily, Value>> values_;
+  std::mutex reading_;  // one at a time calls the functions of values_
 
   prometheus::Histogram& server_histogram(const ServerKey& key);
 
   // Finding a histogram by its labels costs more than observing: remembered by what identifies it.
-  std::mutex mutex_;  // guards server_histograms_ and cpu_seconds_
+  std::mutex mutex_;  // guards server_histograms_
   std::map<ServerKey, prometheus::Histogram*> server_histograms_;
   std::map<std::string_view, prometheus::Histogram*>
       client_histograms_;  // not changed after the start

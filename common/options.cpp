@@ -1,9 +1,13 @@
 #include "common/options.hpp"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <iostream>
+#include <cstdlib>
+
+#include "common/http/fields.hpp"
 
 namespace common {
 namespace {
@@ -13,6 +17,29 @@ std::string environment_name(std::string flag) {
   flag.erase(0, 2);
   for (char& c : flag) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
   return flag;
+}
+
+template <typename Number>
+std::optional<Number> parse_number(const std::string& text, Number low, Number high) {
+  Number value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || !(value >= low && value <= high)) return std::nullopt;
+  return value;
+}
+
+/// A name, an IPv4 address, or an IPv6 address, perhaps with a zone; nothing round it.
+bool is_host(const std::string& text) {
+  const auto is_name = [](std::string_view name) {
+    return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return http::is_alnum(c) || c == '-' || c == '.' || c == '_';
+    });
+  };
+  if (text.find(':') == std::string::npos) return is_name(text);
+  in6_addr address{};
+  const auto zone = std::min(text.find('%'), text.size());
+  return inet_pton(AF_INET6, text.substr(0, zone).c_str(), &address) == 1 &&
+         (zone == text.size() || is_name(text.substr(zone + 1)));
 }
 
 }  // namespace
@@ -36,7 +63,7 @@ std::string to_text(Duration duration) {
 
 OptionParser::OptionParser(const std::string& service, const std::string& description,
                            Options& options)
-    : app_(description, service) {
+    : app_(description, service), options_(options) {
   app_.set_version_flag("--version", service + " " + PROJECT_VERSION);
   app_.get_formatter()->column_width(34);  // two spaces behind each name that fits, for help2man
   app_.footer(
@@ -44,29 +71,26 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
       "Exit codes: 0 clean stop, 1 could not run or is not healthy, 2 wrong configuration.");
   app_.add_flag("--check", options.check,
                 "Ask the service that runs at this address for its /health: exit code 0 or 1");
-  add("--host", options.host, "Address to listen on", "an address or a host name",
+  add("--host", options.host, "Address or name to listen on",
+      "an IP address or a host name, without scheme, brackets or port",
       [&options](const std::string& text) {
         options.host = text;
-        return !text.empty();
+        return is_host(text);
       });
   add_number("--port", options.port, 0, 65'535, "Port to listen on; 0 picks a free one");
-  add("--log-level", "info", "Least important level that is logged",
-      "debug, info, warn, error or off", [&options](const std::string& text) {
-        for (const auto level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarn,
-                                 LogLevel::kError, LogLevel::kOff}) {
-          if (text != to_word(level)) continue;
-          options.log_level = level;
-          return true;
-        }
-        return false;
+  add("--admin-port", "none", "Second port, for /health, /ready and /metrics alone",
+      "a number from 0 to 65535", [&options](const std::string& text) {
+        options.admin_port = parse_number<int>(text, 0, 65'535);
+        return options.admin_port.has_value();
       });
-  add("--log-format", "logfmt", "Form of a log line", "logfmt or json",
-      [&options](const std::string& text) {
-        options.log_format = text == "json" ? LogFormat::kJson : LogFormat::kLogfmt;
-        return text == "json" || text == "logfmt";
-      });
+  add_word("--log-level", options.log_level, {"debug", "info", "warn", "error", "off"},
+           "Least important level that is logged");
+  add_word("--log-format", options.log_format, {"auto", "text", "logfmt", "json"},
+           "Form of a log line, auto is text in a terminal and logfmt elsewhere");
   add_number("--max-connections", options.max_connections, 1, 1'000'000,
              "Open connections; more are answered 503");
+  add_duration("--idle-timeout", options.idle_timeout, Duration(1),
+               "How long an idle connection of a client stays open");
   add_duration("--drain-delay", options.drain_delay, Duration(0),
                "How long to go on serving after the stop signal, not ready");
   add_duration("--drain-timeout", options.drain_timeout, Duration(0),
@@ -88,15 +112,36 @@ void OptionParser::add(const std::string& flag, const std::string& shown_default
       ->check(CLI::Validator(check, "", flag));
 }
 
+void OptionParser::add_word(const std::string& flag, std::string& value,
+                            const std::vector<std::string>& words, const std::string& help) {
+  std::string accepted = words.front();
+  for (std::size_t i = 1; i < words.size(); ++i) {
+    accepted += (i + 1 < words.size() ? ", " : " or ") + words[i];
+  }
+  add(flag, value, help + ": " + accepted, accepted, [&value, words](std::string text) {
+    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    value = text;
+    return std::find(words.begin(), words.end(), text) != words.end();
+  });
+}
+
 void OptionParser::add_number(const std::string& flag, int& value, int low, int high,
                               const std::string& help) {
   add(flag, std::to_string(value), help,
       "a number from " + std::to_string(low) + " to " + std::to_string(high),
       [&value, low, high](const std::string& text) {
-        const char* end = text.data() + text.size();
-        const auto [stop, error] = std::from_chars(text.data(), end, value);
-        return error == std::errc() && stop == end && value >= low && value <= high;
+        const auto parsed = parse_number(text, low, high);
+        value = parsed.value_or(value);
+        return parsed.has_value();
       });
+}
+
+void OptionParser::add_share(const std::string& flag, double& value, const std::string& help) {
+  add(flag, "0", help, "a number from 0 to 1, such as 0.2", [&value](const std::string& text) {
+    const auto parsed = parse_number(text, 0.0, 1.0);
+    value = parsed.value_or(value);
+    return parsed.has_value();
+  });
 }
 
 void OptionParser::add_duration(const std::string& flag, Duration& value, Duration low,
@@ -123,27 +168,38 @@ void OptionParser::add_url(const std::string& flag, std::string& value, const st
       });
 }
 
+bool OptionParser::given(const std::string& flag) const {
+  return std::any_of(arguments_.begin(), arguments_.end(), [&](const std::string& argument) {
+    return argument == flag || argument.starts_with(flag + "=");
+  });
+}
+
 std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
+  arguments_.assign(argv + 1, argv + argc);
   // CLI11 takes "--port=" for a flag without a value, and does not say what it accepts.
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
+  for (const auto& argument : arguments_) {
     const auto found = accepted_.find(argument.substr(0, argument.size() - 1));
     if (!argument.ends_with('=') || found == accepted_.end()) continue;
-    std::cerr << app_.get_name() << ": " << found->first << ": '' is not accepted, give "
-              << found->second << "\n";
-    return 2;
+    return fail(2, app_.get_name(), found->first + ": '' is not accepted, give " + found->second);
   }
   try {
     app_.parse(argc, argv);
+    const char* const host = std::getenv("HOST");
+    options_.host_from_environment = host != nullptr && *host != '\0' && !given("--host");
     return std::nullopt;
   } catch (const CLI::Success& done) {  // --help, --version
     app_.exit(done);
     return 0;
+  } catch (const CLI::ExtrasError& error) {
+    return fail(2, app_.get_name(),
+                std::string(error.what()) + "; see " + app_.get_name() + " --help");
   } catch (const CLI::ParseError& error) {
     std::string line = error.what();
-    std::replace(line.begin(), line.end(), '\n', ' ');
-    std::cerr << app_.get_name() << ": " << line << "\n";
-    return 2;
+    const auto flag = line.substr(0, line.find(':'));
+    if (accepted_.contains(flag) && !given(flag)) {
+      line.replace(0, flag.size(), "environment variable " + environment_name(flag));
+    }
+    return fail(2, app_.get_name(), line);
   }
 }
 

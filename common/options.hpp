@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/http/url.hpp"
 #include "common/log.hpp"
@@ -16,11 +17,14 @@ using Duration = std::chrono::milliseconds;
 /// What both services can be told. The members' values are the defaults.
 struct Options {
   std::string host = "127.0.0.1";
+  bool host_from_environment = false;
   int port = 0;
-  LogLevel log_level = LogLevel::kInfo;
-  LogFormat log_format = LogFormat::kLogfmt;
+  std::optional<int> admin_port;    ///< for /health, /ready and /metrics; 0: any free one
+  std::string log_level = "info";   ///< a word of the flag, in lower case
+  std::string log_format = "auto";  ///< the same
   int max_connections = 10'000;
   int max_surplus = 64;  ///< connections above that which are being told so; not a flag
+  Duration idle_timeout{75'000};
   Duration drain_delay{0};
   Duration drain_timeout{10'000};
   bool check = false;  ///< not to serve, but to ask the one that does: check_health()
@@ -38,7 +42,12 @@ class OptionParser {
   /// Declares the flags of Options.
   OptionParser(const std::string& service, const std::string& description, Options& options);
 
+  /// Takes one of `words` in any case, stores it in lower case.
+  void add_word(const std::string& flag, std::string& value, const std::vector<std::string>& words,
+                const std::string& help);
   void add_number(const std::string& flag, int& value, int low, int high, const std::string& help);
+  /// A number from 0 to 1.
+  void add_share(const std::string& flag, double& value, const std::string& help);
   void add_duration(const std::string& flag, Duration& value, Duration low,
                     const std::string& help);
   void add_url(const std::string& flag, std::string& value, const std::string& help);
@@ -51,7 +60,12 @@ class OptionParser {
   void add(const std::string& flag, const std::string& shown_default, const std::string& help,
            const std::string& accepted, std::function<bool(const std::string&)> take);
 
+  /// Whether the command line has `flag`; otherwise its value comes from the environment.
+  bool given(const std::string& flag) const;
+
   CLI::App app_;
+  Options& options_;
+  std::vector<std::string> arguments_;
   std::map<std::string, std::string> accepted_;  // what each flag takes, in words
 };
 

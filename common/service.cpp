@@ -1,10 +1,13 @@
 #include "common/service.hpp"
 
+#include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
+#include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -20,34 +23,44 @@ using namespace std::chrono_literals;
 
 // stdio, epoll, eventfds, the listener, the manager's socket, /proc for /metrics, name servers.
 constexpr int kOwnFiles = 24;
+constexpr int kAdminFiles = 128;     // connections of the admin port, and those over its limit
 constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add switches
 
 http::ServerOptions server_options(const Options& options) {
   return {.host = options.host,
           .port = options.port,
-          .admin_port = std::nullopt,
+          .admin_port = options.admin_port,
           .threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads),
           .max_connections = static_cast<std::size_t>(options.max_connections),
-          .max_over_limit = static_cast<std::size_t>(options.max_surplus)};
+          .max_over_limit = static_cast<std::size_t>(options.max_surplus),
+          .idle_timeout = options.idle_timeout};
 }
 
 sigset_t stop_signals() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
+  struct sigaction hangup {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);  // not under nohup(1)
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&signals, signal);
   return signals;
 }
 
-// Before any thread starts, so that all inherit it: the signals are taken by run() alone.
-std::string block_signals(const std::string& name) {
+}  // namespace
+
+void prepare_process() {
+  int fd = 0;
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);  // the lowest free one
+  if (fd >= 0) close(fd);
+
   const auto signals = stop_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);  // a reader of our log that ends must not end us
-  return name;
+  // A reader of our log that ends, or a limit of its size, must not end us. As process 1 of a
+  // container we inherit children that we don't know: ignoring SIGCHLD reaps them, see wait(2).
+  for (const int signal : {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2, SIGCHLD}) {
+    std::signal(signal, SIG_IGN);
+  }
 }
-
-}  // namespace
 
 std::string fit_to_file_limit(Options& options, int& upstream_calls) {
   rlimit limit{};
@@ -57,10 +70,14 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
   // Beside the connections of the calls there are idle ones, of other threads: about as many.
-  const auto wanted =
-      kOwnFiles + options.max_surplus + options.max_connections + 2 * upstream_calls;
+  const int own = kOwnFiles + (options.admin_port ? kAdminFiles : 0);
+  const auto wanted = own + options.max_surplus + options.max_connections + 2 * upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
-  const int available = std::max(2, static_cast<int>(limit.rlim_cur) - kOwnFiles);
+  const int available = static_cast<int>(limit.rlim_cur) - own;
+  if (available < 4) {
+    throw std::runtime_error("the limit of open files (" + std::to_string(limit.rlim_cur) +
+                             ") is too low to serve anyone; see ulimit -n");
+  }
   upstream_calls = std::min(upstream_calls, std::max(1, available / 6));
   options.max_surplus = std::min(options.max_surplus, available / 6);
   options.max_connections = std::min(
@@ -72,31 +89,43 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
   return warning;
 }
 
+std::vector<std::string> own_hosts(const std::string& host) {
+  in_addr v4{};
+  in6_addr v6{};
+  const bool is_v4 = inet_pton(AF_INET, host.c_str(), &v4) == 1;
+  if (is_v4 && v4.s_addr == INADDR_ANY) return {"127.0.0.1"};
+  const bool is_v6 = inet_pton(AF_INET6, host.c_str(), &v6) == 1;
+  // The loopback may have no IPv6.
+  if (is_v6 && IN6_IS_ADDR_UNSPECIFIED(&v6)) return {"::1", "127.0.0.1"};
+  return {host};
+}
+
 int check_health(const std::string& name, const Options& options) {
-  const auto host = options.host == "0.0.0.0" ? "127.0.0.1"
-                    : options.host == "::"    ? "::1"
-                                              : options.host;
-  const auto port = static_cast<std::uint16_t>(options.port);
-  const auto failure = name + ": not healthy at " + http::BaseUrl{host, port}.authority() + ": ";
-  static const auto too_late = failure + "no answer within 2s\n";
+  const auto port = static_cast<std::uint16_t>(options.admin_port.value_or(options.port));
+  static std::string too_late;
   std::signal(SIGALRM, [](int) {
     [[maybe_unused]] const auto written = write(STDERR_FILENO, too_late.data(), too_late.size());
     _exit(1);
   });
+  const auto failure = [&](const std::string& host) {
+    return "not healthy at " + http::BaseUrl{host, port}.address() + ": ";
+  };
+  std::string why;
   alarm(2);  // the look-up of a name and an answer that drips included
-
-  const auto answer = httplib::Client(host, port).Get("/health");
-  if (answer && answer->status == 200) return 0;
-  std::cerr << failure
-            << (answer ? "status " + std::to_string(answer->status)
-                : answer.error() == httplib::Error::Connection ? "cannot connect"
-                                                               : "no HTTP answer")
-            << "\n";
-  return 1;
+  for (const auto& host : own_hosts(options.host)) {
+    too_late = name + ": " + failure(host) + "no answer within 2s\n";
+    const httplib::Headers headers{{"Host", http::BaseUrl{host, port}.authority()}};
+    const auto answer = httplib::Client(host, port).Get("/health", headers);
+    if (answer && answer->status == 200) return 0;
+    why = failure(host) + (answer ? "status " + std::to_string(answer->status)
+                           : answer.error() == httplib::Error::Connection ? "cannot connect"
+                                                                          : "no HTTP answer");
+  }
+  return fail(1, name, why);
 }
 
 Service::Service(const std::string& name, const Options& options)
-    : name_(block_signals(name)),
+    : name_(name),
       options_(options),
       log_(name, options.log_level, options.log_format),
       server_(server_options(options)) {
@@ -106,48 +135,75 @@ Service::Service(const std::string& name, const Options& options)
                      [this] { return static_cast<double>(options_.max_connections); });
   metrics_.add_gauge("http_server_open_connections", "Open connections of clients.",
                      [this] { return static_cast<double>(server_.open_connections()); });
+  metrics_.add_counter("log_lines_dropped_total", "Log lines that stdout did not take.",
+                       [this] { return static_cast<double>(log_.lost()); });
   server_.on_answer([this](const http::Exchange& exchange) {
     metrics_.request(exchange);
     log_.request(exchange);
   });
 
-  server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
-    answer_json(response, 200, {{"status", "ok"}});
-  });
-  server_.Get("/ready", [this](const httplib::Request&, httplib::Response& response) {
-    if (server_.draining()) return answer_json(response, 503, {{"status", "draining"}});
-    answer_json(response, 200, {{"status", "ok"}});
-  });
-  server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-    response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
-  });
+  server_.Get(
+      "/health",
+      [](const httplib::Request&, httplib::Response& response) {
+        answer_json(response, 200, {{"status", "ok"}});
+      },
+      http::Ports::kBoth);
+  server_.Get(
+      "/ready",
+      [this](const httplib::Request&, httplib::Response& response) {
+        if (server_.draining()) return answer_json(response, 503, {{"status", "draining"}});
+        answer_json(response, 200, {{"status", "ok"}});
+      },
+      http::Ports::kBoth);
+  server_.Get(
+      "/metrics",
+      [this](const httplib::Request&, httplib::Response& response) {
+        response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
+      },
+      options.admin_port ? http::Ports::kAdmin : http::Ports::kMain);
 }
 
 int Service::run(const std::vector<LogField>& configuration) {
   http::Server::Addresses addresses;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
   try {
-    const int inherited = systemd::inherited_socket();
-    addresses = server_.bind(inherited);
+    addresses = server_.bind(systemd::inherited_socket());
+  } catch (const http::BindError& error) {
+    std::string why = std::string("cannot listen on ") + error.what();
+    if (error.code() == std::errc::address_in_use) {
+      why += "; to see who holds it: ss -ltnp 'sport = :" + std::to_string(options_.port) + "'";
+    } else if (options_.host_from_environment) {
+      why += "; the host comes from the environment variable HOST";
+    }
+    return fail(1, name_, why);
+  }
+  try {
     server_.start();
   } catch (const std::system_error& error) {
-    std::cerr << name_ << ": cannot listen on " << error.what();
-    if (error.code() == std::errc::address_in_use) {
-      std::cerr << "; to see who holds it: ss -ltnp 'sport = :" << options_.port << "'";
-    }
-    std::cerr << "\n";
-    return 1;
+    return fail(1, name_, std::string("cannot start a thread: ") + error.what());
   }
 
+  const auto list = [](const std::vector<http::BaseUrl>& urls) {
+    std::string text;
+    for (const auto& url : urls) text += (text.empty() ? "" : ",") + url.address();
+    return text;
+  };
   std::vector<LogField> fields{{"version", PROJECT_VERSION},
                                {"host", addresses.main.front().host},
                                {"port", std::to_string(addresses.main.front().port), true},
-                               {"log_level", std::string(to_word(options_.log_level))},
+                               {"addresses", list(addresses.main)},
+                               {"log_level", options_.log_level},
                                {"max_connections", std::to_string(options_.max_connections), true},
+                               {"idle_timeout", to_text(options_.idle_timeout)},
                                {"drain_delay", to_text(options_.drain_delay)},
                                {"drain_timeout", to_text(options_.drain_timeout)}};
+  if (options_.host_from_environment) fields.push_back({"host_from", "environment"});
+  if (!addresses.admin.empty()) {
+    fields.push_back({"admin_port", std::to_string(addresses.admin.front().port), true});
+    fields.push_back({"admin_addresses", list(addresses.admin)});
+  }
   fields.insert(fields.end(), configuration.begin(), configuration.end());
-  log_.event(LogLevel::kInfo, "listening", fields);
+  log_.event(spdlog::level::info, "listening", fields);
 
   const auto signals = stop_signals();
   systemd::notify("READY=1");
@@ -161,12 +217,14 @@ int Service::run(const std::vector<LogField>& configuration) {
       systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
-  // A second signal now finds nobody waiting for it and ends the process at once.
-  std::signal(SIGTERM, SIG_DFL);
-  std::signal(SIGINT, SIG_DFL);
+  // A second one ends the process at once. The default action would not: process 1 has none.
+  for (const int each : {SIGTERM, SIGINT, SIGHUP}) {
+    if (sigismember(&signals, each) == 1)
+      std::signal(each, [](int second) { _exit(128 + second); });
+  }
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  log_.event(LogLevel::kInfo, "stopping",
-             {{"signal", signal == SIGTERM ? "SIGTERM" : "SIGINT"},
+  log_.event(spdlog::level::info, "stopping",
+             {{"signal", std::string("SIG") + sigabbrev_np(signal)},
               {"connections", std::to_string(server_.open_connections()), true}});
   drain();
   return 0;
@@ -178,10 +236,10 @@ void Service::drain() {
     std::this_thread::sleep_for(options_.drain_delay);
   }
   if (server_.stop(options_.drain_timeout)) {
-    log_.event(LogLevel::kInfo, "stopped");
+    log_.event(spdlog::level::info, "stopped");
     return;
   }
-  log_.event(LogLevel::kWarn, "stopped, requests were cut off at the drain timeout");
+  log_.event(spdlog::level::warn, "stopped, requests were cut off at the drain timeout");
   log_.end();
   _exit(0);  // handlers may still run: nothing they use may be destroyed
 }

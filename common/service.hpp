@@ -10,9 +10,18 @@
 
 namespace common {
 
+/// To be called first in a process, while it has one thread. Descriptors 0 to 2 that are closed
+/// become /dev/null, or the next sockets would take their places and get what is printed. The stop
+/// signals (SIGTERM, SIGINT, SIGHUP) are blocked for Service::run() to take.
+void prepare_process();
+
 /// Raises the limit of open files as far as it goes, and lowers `options.max_connections` and
 /// `upstream_calls` to what fits. Returns a sentence for the log where that is less.
 std::string fit_to_file_limit(Options& options, int& upstream_calls);
+
+/// Where a service that listens on `host` can be reached from its own machine; to be tried in
+/// order.
+std::vector<std::string> own_hosts(const std::string& host);
 
 /// Asks the one that runs at the address of `options` for its /health. Returns the exit code: 0 for
 /// a 200, otherwise 1 after one line on stderr. Takes at most 2 s, whatever is there: then it ends
@@ -20,8 +29,8 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls);
 int check_health(const std::string& name, const Options& options);
 
 /// The life of a service: log, metrics, the server with /health, /ready and /metrics, start, and
-/// what happens at SIGTERM. Make one, add handlers to server(), then run(). The first thing of a
-/// process: from here on SIGTERM and SIGINT are blocked in all its threads, and taken by run().
+/// what happens at a stop signal. Make one, add handlers to server(), then run().
+/// REQUIRES: prepare_process().
 class Service {
  public:
   Service(const std::string& name, const Options& options);
@@ -30,7 +39,7 @@ class Service {
   Log& log() { return log_; }
   Metrics& metrics() { return metrics_; }
 
-  /// Serves until SIGTERM or SIGINT, then drains. `configuration`: further fields of the start
+  /// Serves until a stop signal, then drains. `configuration`: further fields of the start
   /// line. Returns the exit code.
   int run(const std::vector<LogField>& configuration);
 

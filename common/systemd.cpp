@@ -1,6 +1,7 @@
 #include "common/systemd.hpp"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -49,6 +50,13 @@ int inherited_socket() {
                                 " sockets are passed, one is taken");
   }
   return count == 1 ? 3 : -1;  // they start behind stderr
+}
+
+bool is_journal(int fd) {
+  const char* const stream = std::getenv("JOURNAL_STREAM");
+  struct stat status {};
+  return stream != nullptr && fstat(fd, &status) == 0 &&
+         stream == std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
 }
 
 }  // namespace common::systemd

@@ -20,4 +20,8 @@ std::chrono::microseconds watchdog_time();
 /// where there are several. To be called once.
 int inherited_socket();
 
+/// Whether what is written to `fd` goes to the journal, where a line may begin with its level:
+/// JOURNAL_STREAM in systemd.exec(5), sd-daemon(3).
+bool is_journal(int fd);
+
 }  // namespace common::systemd

@@ -1,6 +1,7 @@
 #include "service-a/routes.hpp"
 
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "common/http/fiber.hpp"
 #include "common/json.hpp"
@@ -8,13 +9,20 @@
 namespace service_a {
 
 void add_routes(common::http::Server& server, const Options& options) {
-  server.Get("/echo",
-             [delay = options.delay](const httplib::Request& request, httplib::Response& response) {
-               if (delay.count() > 0) common::http::sleep_for(delay);
-               if (const auto msg = common::read_msg(request, response)) {
-                 common::answer_json(response, 200, {{"echo", *msg}});
-               }
-             });
+  server.Get("/echo", [delay = options.delay, error_rate = options.error_rate](
+                          const httplib::Request& request, httplib::Response& response,
+                          common::http::Exchange& exchange) {
+    if (delay.count() > 0) common::http::sleep_for(delay);
+    thread_local std::mt19937 random{std::random_device{}()};
+    if (std::bernoulli_distribution(error_rate)(random)) {
+      exchange.outcome = common::http::Exchange::Outcome::kFailed;
+      exchange.note("error", "chosen by --error-rate");
+      return common::http::answer_error(response, 500, "chosen to fail by --error-rate");
+    }
+    if (const auto msg = common::read_msg(request, response)) {
+      common::answer_json(response, 200, {{"echo", *msg}});
+    }
+  });
 }
 
 }  // namespace service_a

@@ -8,6 +8,7 @@ namespace service_a {
 struct Options : common::Options {
   Options() { port = 8080; }
   common::Duration delay{0};  ///< each /echo is answered this late
+  double error_rate = 0;      ///< the share of /echo that is answered 500
 };
 
 /// Adds /echo?msg=hello -> {"echo":"hello"}.

@@ -1,10 +1,9 @@
-#include <iostream>
-
 #include "common/service.hpp"
 #include "service-b/page.hpp"
 #include "service-b/routes.hpp"
 
 int main(int argc, char** argv) try {
+  common::prepare_process();
   service_b::Options options;
   common::OptionParser parser("service-b",
                               "Service B: answers GET /call-echo?msg=hello by calling Service A, "
@@ -20,7 +19,7 @@ int main(int argc, char** argv) try {
 
   const auto warning = common::fit_to_file_limit(options, options.max_upstream_calls);
   common::Service service("service-b", options);
-  if (!warning.empty()) service.log().event(common::LogLevel::kWarn, warning);
+  if (!warning.empty()) service.log().event(spdlog::level::warn, warning);
   service_b::EchoClient service_a(options, service.server().threads());
   service.metrics().add_gauge("http_client_active_requests", "Calls to Service A under way.",
                               [&] { return static_cast<double>(service_a.calls_under_way()); });
@@ -30,6 +29,5 @@ int main(int argc, char** argv) try {
                       {"timeout", common::to_text(options.timeout)},
                       {"max_upstream_calls", std::to_string(options.max_upstream_calls), true}});
 } catch (const std::exception& error) {  // such as no files or threads left
-  std::cerr << "service-b: cannot run: " << error.what() << "\n";
-  return 1;
+  return common::fail(1, "service-b", std::string("cannot run: ") + error.what());
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <string_view>
 
 /// What request heads and response heads have in common: tokens and field lines (RFC 9110, section
@@ -21,16 +20,11 @@ constexpr bool is_alnum(char c) {
   return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z');
 }
 
-/// tchar (RFC 9110, section 5.6.2). A table: each character of each field name is looked up.
-inline constexpr auto kTokenChars = [] {
-  std::array<bool, 256> table{};
-  for (const unsigned char c : std::string_view("!#$%&'*+-.^_`|~")) table[c] = true;
-  for (unsigned c = 0; c < table.size(); ++c) {
-    table[c] = table[c] || is_alnum(static_cast<char>(c));
-  }
-  return table;
-}();
-inline bool is_token_char(char c) { return kTokenChars[static_cast<unsigned char>(c)]; }
+/// tchar (RFC 9110, section 5.6.2).
+inline bool is_token_char(char c) {
+  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
+  return is_alnum(c) || kMarks.find(c) != std::string_view::npos;
+}
 
 inline bool is_token(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);

@@ -46,14 +46,6 @@ BaseUrl local_address(int fd) {
   return numeric(reinterpret_cast<const sockaddr*>(&address), size);
 }
 
-[[noreturn]] void fail(int error, const BaseUrl& address) {
-  // g++ 12 warns of what is not there (-Wrestrict) where a literal is added in front.
-  const auto port = std::string(":").append(std::to_string(address.port));
-  const bool bracketed = address.host.find(':') != std::string::npos;
-  throw BindError(error, std::generic_category(),
-                  (bracketed ? "[" + address.host + "]" : address.host) + port);
-}
-
 /// Whether any interface has an address of `family`.
 bool machine_has(int family) {
   ifaddrs* list = nullptr;
@@ -131,7 +123,7 @@ std::vector<int> listen_at(const std::string& host, int port) {
     if (host == "::" && listening.error == EAFNOSUPPORT) return listen_at("0.0.0.0", port);
     // A port that the kernel has chosen for one address may be taken at another.
     if (port == 0 && listening.error == EADDRINUSE && tries < kPortTries) continue;
-    fail(listening.error, listening.failed);
+    throw BindError(listening.error, std::generic_category(), listening.failed.address());
   }
 }
 

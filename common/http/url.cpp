@@ -45,8 +45,14 @@ std::string percent_encode(std::string_view text) {
   return out;
 }
 
+std::string BaseUrl::address() const {
+  const bool bracketed = host.find(':') != std::string::npos;
+  std::string out = bracketed ? "[" : "";  // added up, g++ 12 warns of what is not there
+  return out.append(host).append(bracketed ? "]:" : ":").append(std::to_string(port));
+}
+
 std::string BaseUrl::authority() const {
-  std::string out = host;
+  std::string out = host.substr(0, host.find('%'));
   if (host.find(':') != std::string::npos) out.insert(0, 1, '[').append(1, ']');
   if (port != 80) out.append(1, ':').append(std::to_string(port));
   return out;
@@ -54,26 +60,35 @@ std::string BaseUrl::authority() const {
 
 BaseUrl parse_base_url(std::string_view text) {
   constexpr std::string_view kScheme = "http://";
-  if (!text.starts_with(kScheme)) throw std::invalid_argument("it must begin with http://");
+  if (!equal_ignoring_case(text.substr(0, kScheme.size()), kScheme))
+    throw std::invalid_argument("it must begin with http://");
   text.remove_prefix(kScheme.size());
   if (text.ends_with('/')) text.remove_suffix(1);
 
+  const auto is_name = [](std::string_view name) {
+    return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return is_alnum(c) || c == '-' || c == '.' || c == '_';
+    });
+  };
   BaseUrl url;
   if (text.starts_with('[')) {
     const auto end = text.find(']');
     if (end == std::string_view::npos) throw std::invalid_argument("the ']' is missing");
     url.host = text.substr(1, end - 1);
     text.remove_prefix(end + 1);
+    // RFC 6874: "%25" and the zone; a plain "%" is what people type.
+    const auto zone = std::min(url.host.find('%'), url.host.size());
+    if (url.host.substr(zone).starts_with("%25")) url.host.erase(zone + 1, 2);
     in6_addr address{};
-    if (inet_pton(AF_INET6, url.host.c_str(), &address) != 1) {
+    if (inet_pton(AF_INET6, url.host.substr(0, zone).c_str(), &address) != 1 ||
+        (zone < url.host.size() && !is_name(url.host.substr(zone + 1)))) {
       throw std::invalid_argument("the brackets must hold an IPv6 address");
     }
   } else {
     const auto end = std::min(text.find(':'), text.size());
     url.host = text.substr(0, end);
     text.remove_prefix(end);
-    const auto is_name = [](char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_'; };
-    if (!std::all_of(url.host.begin(), url.host.end(), is_name)) {
+    if (!url.host.empty() && !is_name(url.host)) {
       throw std::invalid_argument("only a host and a port may follow http://");
     }
   }

@@ -15,10 +15,12 @@ std::string percent_encode(std::string_view text);
 
 /// Where a service is reached: http://host[:port][/]. No other scheme, path, query or user.
 struct BaseUrl {
-  std::string host;  ///< name, IPv4 address, or IPv6 address without brackets
+  std::string host;  ///< name, IPv4 address, or IPv6 address without brackets, perhaps with %zone
   std::uint16_t port = 80;
 
-  /// What goes into a Host field: brackets round an IPv6 address, no port where it is 80.
+  /// host:port, with brackets round an IPv6 address.
+  std::string address() const;
+  /// What goes into a Host field: no port where it is 80, and no zone (RFC 6874, section 4).
   std::string authority() const;
 };
 

@@ -6,8 +6,8 @@ set -euo pipefail
 . "$(dirname "$0")/../usage.sh"
 cd "$(dirname "$0")/../.."
 
-budget_a=19000
-budget_b=36000
+budget_a=51000
+budget_b=105000
 few_requests=100
 many_requests=1100
 

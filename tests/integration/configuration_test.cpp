@@ -26,10 +26,12 @@ std::string variable(std::string flag) {
 const std::vector<Flag> kCommonFlags{
     {"--host", "127.0.0.2", "127.0.0.3", "host"},
     {"--max-connections", "77", "1", "max_connections"},
+    {"--idle-timeout", "20s", "0.5s", "idle_timeout", "20s", "500ms"},
     {"--drain-delay", "20ms", "0.5s", "drain_delay", "20ms", "500ms"},
     {"--drain-timeout", "1.5s", "3000ms", "drain_timeout", "1500ms", "3s"},
 };
-const std::vector<Flag> kFlagsOfA{{"--delay", "250ms", "0ms", "delay", "", "0s"}};
+const std::vector<Flag> kFlagsOfA{{"--delay", "250ms", "0ms", "delay", "", "0s"},
+                                  {"--error-rate", "0.25", "1", "error_rate", "", "1.0"}};
 const std::vector<Flag> kFlagsOfB{
     {"--service-a-url", "http://example.test", "http://127.0.0.1:1/", "service_a_url"},
     {"--timeout", "250ms", "2s", "timeout"},
@@ -72,9 +74,10 @@ TEST_P(Configuration, AFlagWinsOverTheEnvironmentWhichWinsOverTheDefault) {
 }
 
 TEST_P(Configuration, TheDefaultsAreThoseOfTheContract) {
-  std::map<std::string, std::string> expected{{"version", "0.1.0"},  {"host", "127.0.0.1"},
-                                              {"log_level", "info"}, {"max_connections", "10000"},
-                                              {"drain_delay", "0s"}, {"drain_timeout", "10s"}};
+  std::map<std::string, std::string> expected{{"version", "0.1.0"},   {"host", "127.0.0.1"},
+                                              {"log_level", "info"},  {"max_connections", "10000"},
+                                              {"drain_delay", "0s"},  {"drain_timeout", "10s"},
+                                              {"idle_timeout", "75s"}};
   if (is_a) {
     expected["delay"] = "0s";
   } else {
@@ -89,7 +92,7 @@ TEST_P(Configuration, TheDefaultsAreThoseOfTheContract) {
   // --port has to be told here: the default may be taken on this machine.
   const auto help = run(binary, {"--help"}).out;
   EXPECT_NE(help.find(is_a ? "--port=8080 " : "--port=8081 "), std::string::npos) << help;
-  EXPECT_NE(help.find("--log-format=logfmt "), std::string::npos) << help;
+  EXPECT_NE(help.find("--log-format=auto "), std::string::npos) << help;
 }
 
 TEST_P(Configuration, ThePortComesFromFlagOrEnvironment) {
@@ -166,17 +169,22 @@ TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
                                       "127.0.0.1:8080"};
   // Flag, wrong values, and what the line must say is accepted.
   std::vector<std::tuple<std::string, std::vector<std::string>, std::string>> table{
-      {"--host", {""}, ""},
+      {"--host",
+       {"", "127.0.0.1:9000", "[::]", "http://a", "a b", "::g", "fe80::1%", "fe80::1%a b"},
+       "without scheme, brackets or port"},
+      {"--admin-port", {"x", "-1", "65536"}, "from 0 to 65535"},
+      {"--idle-timeout", {"0s", "75"}, "250ms, 1s or 1.5s"},
       {"--port", numbers, "from 0 to 65535"},
       {"--port", {"65536"}, "from 0 to 65535"},
-      {"--log-level", {"", "INFO", "trace", "1", "info "}, "debug, info, warn, error or off"},
-      {"--log-format", {"", "xml", "JSON"}, "logfmt or json"},
+      {"--log-level", {"", "trace", "1", "info "}, "debug, info, warn, error or off"},
+      {"--log-format", {"", "xml"}, "auto, text, logfmt or json"},
       {"--max-connections", numbers, "from 1 to"},
       {"--max-connections", {"0"}, "from 1 to"},
       {"--drain-delay", durations, "250ms, 1s or 1.5s"},
       {"--drain-timeout", durations, "250ms, 1s or 1.5s"}};
   if (is_a) {
-    table.insert(table.end(), {{"--delay", durations, "250ms, 1s or 1.5s"}});
+    table.insert(table.end(), {{"--delay", durations, "250ms, 1s or 1.5s"},
+                               {"--error-rate", {"", "-0.1", "1.1", "x", "nan"}, "from 0 to 1"}});
   } else {
     table.insert(table.end(), {{"--service-a-url", urls, "http://host[:port]"},
                                {"--timeout", durations, "250ms, 1s or 1.5s"},
@@ -202,7 +210,8 @@ TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
       expect_refused(run(binary, {flag + "=" + wrong}), flag, wrong, accepted);
       if (wrong.empty()) continue;  // an empty variable is as good as none
       const auto assignment = variable(flag) + "=" + wrong;
-      expect_refused(run(binary, {}, {.environment = {assignment}}), flag, wrong, accepted);
+      expect_refused(run(binary, {}, {.environment = {assignment}}),
+                     "environment variable " + variable(flag), wrong, accepted);
     }
   }
 }
@@ -256,12 +265,41 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
   EXPECT_EQ(get(first.port(), "/health").status(), 200);
 }
 
+TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndIsWhatCheckAsks) {
+  Service service(binary, {"--admin-port=0"});
+  const auto admin = static_cast<std::uint16_t>(
+      std::stoi(value(line_with(service.process(), "msg", "listening"), "admin_port")));
+  const std::string own = is_a ? "/echo" : "/";
+  for (const auto& [path, on_main, on_admin] : std::vector<std::tuple<std::string, int, int>>{
+           {"/health", 200, 200}, {"/ready", 200, 200}, {"/metrics", 404, 200}, {own, 200, 404}}) {
+    EXPECT_EQ(get(service.port(), path).status(), on_main) << path;
+    EXPECT_EQ(get(admin, path).status(), on_admin) << path;
+  }
+  const auto port = "--port=" + std::to_string(service.port());
+  EXPECT_EQ(run(binary, {port, "--admin-port=" + std::to_string(admin), "--check"}).code, 0);
+  EXPECT_EQ(run(binary, {port, "--admin-port=1", "--check"}).code, 1);
+}
+
+TEST_P(Configuration, ListensOnAllAddressesOfANameOrOnNone) {
+  Service service(binary, {"--host=localhost"});
+  const auto line = line_with(service.process(), "msg", "listening");
+  const auto port = std::to_string(service.port());
+  EXPECT_NE(value(line, "addresses").find("127.0.0.1:" + port), std::string::npos);
+  EXPECT_EQ(run(binary, {"--host=localhost", "--port=" + port}).code, 1) << "a second copy";
+  EXPECT_EQ(run(binary, {"--host=localhost", "--port=" + port, "--check"}).code, 0);
+  const auto wrong = run(binary, {"--port=0"}, {.environment = {"HOST=no-such-host.invalid"}});
+  EXPECT_EQ(wrong.code, 1);
+  EXPECT_NE(wrong.err.find("environment variable HOST"), std::string::npos) << wrong.err;
+}
+
 TEST_P(Configuration, TooFewFilesToRunIsExitCode1) {
   if (kSanitized) GTEST_SKIP() << "the undefined-behaviour sanitizer needs a pipe for its checks";
   const auto result = run(binary, {"--port=0"}, {.max_open_files = 5});
   EXPECT_EQ(result.code, 1);
   EXPECT_EQ(result.out, "");
-  EXPECT_EQ(result.err, GetParam() + ": cannot run: epoll: Too many open files\n");
+  EXPECT_EQ(result.err, GetParam() +
+                            ": cannot run: the limit of open files (5) is too low to serve "
+                            "anyone; see ulimit -n\n");
 }
 
 TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {

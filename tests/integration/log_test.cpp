@@ -1,3 +1,8 @@
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <thread>
@@ -327,6 +332,211 @@ TEST_P(LogOf, StartAndStopAreLines) {
 
 INSTANTIATE_TEST_SUITE_P(Format, LogOf, testing::Values("logfmt", "json"),
                          [](const auto& test) { return test.param; });
+
+// A service whose stdout is a terminal, made by script(1).
+ProcessOptions environment(std::vector<std::string> variables) {
+  ProcessOptions options;
+  options.cleared_environment.insert(options.cleared_environment.end(),
+                                     {"NO_COLOR", "CLICOLOR_FORCE"});
+  options.environment = std::move(variables);
+  return options;
+}
+
+TEST(LogForm, IsTextInColourInATerminalUnlessToldOtherwise) {
+  struct Row {
+    bool terminal;
+    std::vector<std::string> variables, flags;
+    bool text, coloured;
+  };
+  const std::string text_flag = "--log-format=text";
+  for (const auto& [terminal, variables, flags, text, coloured] :
+       std::vector<Row>{{true, {}, {}, true, true},
+                        {true, {"NO_COLOR="}, {}, true, true},
+                        {true, {"NO_COLOR=1"}, {}, true, false},
+                        {true, {"NO_COLOR=1", "CLICOLOR_FORCE=1"}, {}, true, false},
+                        {true, {}, {"--log-format=logfmt"}, false, false},
+                        {true, {"LOG_FORMAT=logfmt"}, {}, false, false},
+                        {false, {}, {}, false, false},
+                        {false, {"CLICOLOR_FORCE=1"}, {}, false, false},
+                        {false, {}, {text_flag}, true, false},
+                        {false, {"CLICOLOR_FORCE=1"}, {text_flag}, true, true}}) {
+    SCOPED_TRACE(testing::Message()
+                 << "terminal: " << terminal << ", " << testing::PrintToString(variables) << ", "
+                 << testing::PrintToString(flags));
+    std::vector<std::string> argv{kServiceA, "--port=0"};
+    argv.insert(argv.end(), flags.begin(), flags.end());
+    if (terminal) {
+      std::string command = "exec";
+      for (const auto& word : argv) command += " " + word;
+      argv = {"script", "-qec", command, "/dev/null"};
+    }
+    Process process(argv, environment(variables));
+    ASSERT_TRUE(process.wait_for_output("\n", kPatience)) << process.err();
+    const auto out = process.out();
+    EXPECT_EQ(out.find("\x1b[32minfo \x1b[m service-a listening version=") != std::string::npos,
+              text && coloured)
+        << out;
+    EXPECT_EQ(out.find(" info  service-a listening version=") != std::string::npos,
+              text && !coloured)
+        << out;
+    EXPECT_EQ(out.starts_with("time="), !text) << out;
+  }
+}
+
+TEST(LogForm, OfPeopleCannotBeForged) {
+  Process process({kServiceA, "--port=0", "--log-format=text"}, environment({}));
+  ASSERT_TRUE(process.wait_for_output("\n", kPatience));
+  const auto port = listening_port(process.out());
+  ASSERT_TRUE(port) << process.out();
+  Connection connection(*port);
+  for (const auto& path : kHostilePaths) {
+    connection.send(request_text(path));
+    ASSERT_TRUE(connection.read_response()) << path << ": " << connection.error();
+  }
+  get(*port, "/a\xC2\x9B\xFFz");  // a C1 control character that opens an escape sequence
+  process.signal(SIGTERM);
+  ASSERT_EQ(process.wait(kPatience), 0);
+  const auto lines = process.lines();
+  EXPECT_EQ(lines.size(), kHostilePaths.size() + 4);
+  for (const auto& line : lines) {
+    EXPECT_TRUE(matches(line, R"(\d\d:\d\d:\d\d\.\d{3} info  service-a [ -~]+)")) << line;
+  }
+}
+
+TEST(LogForm, OfAFailureForPeopleHasReasonAndSentence) {
+  const ClosedPort nobody;
+  Process b({kServiceB, "--port=0", "--log-format=text", "--service-a-url=" + nobody.url()},
+            environment({}));
+  ASSERT_TRUE(b.wait_for_output("\n", kPatience));
+  const auto port = listening_port(b.out());
+  ASSERT_TRUE(port) << b.out();
+  get(*port, kCall, {{"X-Request-ID", "my-test-1"}});
+  ASSERT_TRUE(b.wait_for_output("my-test-1\n", kPatience)) << b.out();
+  const auto pattern = R"([0-9:.]+ error service-b GET /call-echo 503 [0-9.]+ ms )"
+                       R"(connection_refused: nobody listens for service-a at [0-9.:]+ my-test-1)";
+  EXPECT_TRUE(matches(b.lines().back(), pattern)) << b.lines().back();
+}
+
+// A service that says nothing on our pipe, on a port that we choose.
+struct Silent {
+  std::unique_ptr<Process> process;
+  std::uint16_t port = 0;
+};
+
+// `redirection`: what the shell does with its stdout; "$1" is `path`.
+Silent start_redirected(const std::string& redirection, const std::string& path = "") {
+  for (int tries = 0; tries < 10; ++tries) {
+    const auto port = lasting_port();
+    auto process = std::make_unique<Process>(std::vector<std::string>{
+        "bash", "-c", redirection, kServiceA, path, "--port=" + std::to_string(port)});
+    if (eventually([&] { return !process->running() || get(port, "/health").status() == 200; },
+                   kPatience) &&
+        process->running()) {
+      return {std::move(process), port};
+    }
+  }
+  throw std::runtime_error("no port was free");
+}
+
+double dropped(std::uint16_t port) {
+  return sample(metrics_of(port), "log_lines_dropped_total").value_or(-1);
+}
+
+TEST(LostLines, AreCountedWhereStdoutTakesNone) {
+  for (const std::string redirection :
+       {"exec \"$0\" \"$2\" >/dev/full", "exec \"$0\" \"$2\" > >(true)"}) {
+    SCOPED_TRACE(redirection);
+    const auto a = start_redirected(redirection);
+    EXPECT_TRUE(eventually([&] { return dropped(a.port) >= 3; }));
+    EXPECT_EQ(get(a.port, "/health").status(), 200);
+  }
+  EXPECT_EQ(dropped(start_a().port()), 0);
+}
+
+// Otherwise the next descriptor made, such as a socket, would be stdout, and get the log.
+TEST(ClosedDescriptors, AreOpenedOnDevNull) {
+  for (const auto& [redirections, closed] : std::map<std::string, std::vector<int>>{
+           {"<&-", {0}}, {">&-", {1}}, {"2>&-", {2}}, {"<&- >&- 2>&-", {0, 1, 2}}}) {
+    SCOPED_TRACE(redirections);
+    const auto a = start_redirected("exec \"$0\" \"$2\" " + redirections);
+    for (const int fd : closed) {
+      const auto file = "/proc/" + std::to_string(a.process->pid()) + "/fd/" + std::to_string(fd);
+      EXPECT_EQ(std::filesystem::read_symlink(file), "/dev/null");
+    }
+    a.process->signal(SIGTERM);
+    EXPECT_EQ(a.process->wait(kPatience), 0);
+  }
+}
+
+TEST(LostLines, AreToldWhenADiskThatWasFullTakesLinesAgainAndATornOneIsEnded) {
+  const auto path = std::filesystem::temp_directory_path() / ("log-" + std::to_string(::getpid()));
+  // A limit of the file's size is as a full disk: what fits is written, the rest is an error.
+  const auto a = start_redirected("ulimit -S -f 2; exec \"$0\" \"$2\" >\"$1\"", path);
+  int requests = 1;
+  const auto lost = [&] {
+    ++requests;
+    return dropped(a.port);
+  };
+  ASSERT_TRUE(eventually([&] { return lost() > 10; }));
+  EXPECT_EQ(std::filesystem::file_size(path), 2048U);  // to the last byte: a line is torn there
+
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(a.process->pid(), RLIMIT_FSIZE, &unlimited, nullptr), 0);
+  std::vector<LogLine> told;
+  int whole = 0;
+  const auto read = [&] {
+    told.clear();
+    whole = 0;
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+      const auto parsed = parse_logfmt(line);
+      if (!parsed || !parsed->contains("service")) continue;
+      if (value(*parsed, "level") == "warn") told.push_back(*parsed);
+      // A torn line ends before its last field, or in it.
+      const bool complete = parsed->contains("msg") || value(*parsed, "trace_id").size() == 32;
+      whole += value(*parsed, "level") == "info" && complete ? 1 : 0;
+    }
+    return !told.empty();
+  };
+  double total = 0;
+  ASSERT_TRUE(eventually([&] {
+    total = lost();
+    return read();
+  }));
+  a.process->signal(SIGTERM);
+  ASSERT_EQ(a.process->wait(kPatience), 0);
+  read();
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_TRUE(value(told[0], "msg").starts_with("log lines were lost")) << value(told[0], "msg");
+  EXPECT_EQ(std::stod(value(told[0], "total")), total);
+  EXPECT_EQ(whole + total, requests + 3);  // and listening, stopping, stopped
+  std::filesystem::remove(path);
+}
+
+TEST(LostLines, AreToldWhenAReaderThatHungReadsAgain) {
+  Process shell(
+      {"bash", "-c", "exec \"$0\" --port=0 > >(echo reader $BASHPID >&2; exec cat)", kServiceA});
+  ASSERT_TRUE(shell.wait_for_output("listening", kPatience));
+  const auto port = listening_port(shell.out());
+  ASSERT_TRUE(port);
+  ASSERT_TRUE(shell.wait_for_error("\n", kPatience));
+  const auto reader = std::stoi(shell.err().substr(7));
+  ASSERT_EQ(::kill(reader, SIGSTOP), 0);
+  // 9 MB: more than the log keeps. A byte that is not UTF-8 is six in the log.
+  std::string all;
+  for (int i = 0; i < 100; ++i) all += request_text("/" + std::string(255, '\xFF'));
+  Connection client(*port);
+  for (int round = 0; round < 60; ++round) {
+    ASSERT_TRUE(client.send(all));
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(client.read_response()) << client.error();
+  }
+  const auto total = dropped(*port);
+  EXPECT_GT(total, 0);
+  ASSERT_EQ(::kill(reader, SIGCONT), 0);
+  const auto line = line_with(shell, "msg", "log lines were lost, stdout did not take them");
+  EXPECT_GE(std::stod(value(line, "total")), total);
+  EXPECT_LE(std::stod(value(line, "total")), total + 1);  // and the line of /metrics
+}
 
 // The parser that these tests rest on is itself strict.
 TEST(LogfmtParser, RefusesWhatIsNotLogfmt) {

@@ -148,6 +148,7 @@ TEST(MetricsOfA, HaveTheirTypesAndDescribeTheProcess) {
                                                     {"http_server_open_connections", "gauge"},
                                                     {"build_info", "gauge"},
                                                     {"process_cpu_seconds_total", "counter"},
+                                                    {"log_lines_dropped_total", "counter"},
                                                     {"process_resident_memory_bytes", "gauge"},
                                                     {"process_open_fds", "gauge"},
                                                     {"process_max_fds", "gauge"},

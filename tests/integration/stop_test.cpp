@@ -1,5 +1,9 @@
 #include <signal.h>
 
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
 #include "integration/harness.hpp"
 
 namespace tests {
@@ -9,89 +13,141 @@ using namespace std::chrono_literals;
 
 const std::string kCall = "/call-echo?msg=hello";
 
-struct Stop : testing::TestWithParam<std::tuple<std::string, int>> {
+const std::vector<int> kStopSignals{SIGTERM, SIGINT, SIGHUP};
+
+// The children of a process, those that nobody has waited for included.
+std::vector<pid_t> children(pid_t pid) {
+  const auto id = std::to_string(pid);
+  std::ifstream file("/proc/" + id + "/task/" + id + "/children");
+  return {std::istream_iterator<pid_t>(file), std::istream_iterator<pid_t>()};
+}
+
+// Once as usual, and once as process 1 of a pid namespace, as in a container: there the kernel
+// drops each signal whose action is the default one. See pid_namespaces(7).
+struct Stop : testing::TestWithParam<std::tuple<std::string, bool>> {
   const bool is_a = std::get<0>(GetParam()) == "service-a";
-  const int signal = std::get<1>(GetParam());
+  const bool is_process_1 = std::get<1>(GetParam());
+  const std::string binary = is_a ? kServiceA : kServiceB;
+
+  void SetUp() override {
+    if (is_process_1 && run("unshare", {"--pid", "--fork", "true"}).code != 0) {
+      GTEST_SKIP() << "no pid namespace can be made here";
+    }
+  }
 
   // Service A, or a Service B that finds nobody where it looks for A.
   Service start(std::vector<std::string> flags = {}) {
-    return is_a ? start_a(std::move(flags)) : start_b(nobody_.url(), std::move(flags));
+    if (!is_a) flags.push_back("--service-a-url=" + nobody_.url());
+    if (!is_process_1) return Service(binary, std::move(flags));
+    std::vector<std::string> all{"--pid", "--fork", "--kill-child", binary, "--port=0"};
+    all.insert(all.end(), flags.begin(), flags.end());
+    return Service("unshare", std::move(all));
   }
+
+  pid_t pid_of(Service& service) const {
+    return is_process_1 ? children(service.process().pid()).at(0) : service.process().pid();
+  }
+  void signal(Service& service, int number) { ASSERT_EQ(::kill(pid_of(service), number), 0); }
 
  private:
   ClosedPort nobody_;
 };
 
 TEST_P(Stop, EndsWithCode0AndALine) {
-  auto service = start();
-  ASSERT_EQ(get(service.port(), "/health").status(), 200);
-  service.process().signal(signal);
-  EXPECT_EQ(service.process().wait(kPatience), 0);
-  EXPECT_EQ(service.process().err(), "");
-  EXPECT_TRUE(service.process().out().ends_with("\n"));
-  const auto lines = log_lines(service.process());
-  ASSERT_EQ(lines.size(), 4U) << service.process().out();
-  EXPECT_EQ(value(lines[0], "msg"), "listening");
-  EXPECT_EQ(value(lines[1], "endpoint"), "/health");
-  EXPECT_EQ(value(lines[2], "msg"), "stopping");
-  EXPECT_EQ(value(lines[2], "signal"), signal == SIGTERM ? "SIGTERM" : "SIGINT");
-  EXPECT_EQ(value(lines[3], "msg"), "stopped");
-  for (const auto& line : lines) EXPECT_EQ(value(line, "level"), "info");
+  for (const int number : kStopSignals) {
+    SCOPED_TRACE(::strsignal(number));
+    auto service = start();
+    ASSERT_EQ(get(service.port(), "/health").status(), 200);
+    signal(service, number);
+    EXPECT_EQ(service.process().wait(kPatience), 0);
+    EXPECT_EQ(service.process().err(), "");
+    EXPECT_TRUE(service.process().out().ends_with("\n"));
+    const auto lines = log_lines(service.process());
+    ASSERT_EQ(lines.size(), 4U) << service.process().out();
+    EXPECT_EQ(value(lines[0], "msg"), "listening");
+    EXPECT_EQ(value(lines[1], "endpoint"), "/health");
+    EXPECT_EQ(value(lines[2], "msg"), "stopping");
+    EXPECT_EQ(value(lines[2], "signal"), std::string("SIG") + ::sigabbrev_np(number));
+    EXPECT_EQ(value(lines[3], "msg"), "stopped");
+    for (const auto& line : lines) EXPECT_EQ(value(line, "level"), "info");
+  }
 }
 
-TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelay) {
-  auto service = start({"--drain-delay=60s"});
-  Connection kept(service.port());
-  kept.send(request_text("/health"));
-  ASSERT_TRUE(kept.read_response());
+TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelayUntilASecondSignalEndsItAtOnce) {
+  for (const int number : kStopSignals) {
+    SCOPED_TRACE(::strsignal(number));
+    auto service = start({"--drain-delay=60s"});
+    Connection kept(service.port());
+    kept.send(request_text("/health"));
+    ASSERT_TRUE(kept.read_response());
 
-  service.process().signal(signal);
-  ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status() == 503; }));
-  const auto ready = get(service.port(), "/ready");
-  expect_json(ready, 503, "{\"status\":\"draining\"}\n");
-  EXPECT_EQ(ready.response->header("connection"), "close");
-  for (const auto& [target, status] :
-       std::vector<std::pair<std::string, int>>{{"/health", 200},
-                                                {"/metrics", 200},
-                                                {is_a ? "/echo" : kCall, is_a ? 200 : 503},
-                                                {"/nope", 404}}) {
-    SCOPED_TRACE(target);
-    const auto result = get(service.port(), target);
-    ASSERT_EQ(result.status(), status);
-    EXPECT_EQ(result.response->header("connection"), "close");
+    signal(service, SIGTERM);
+    ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status() == 503; }));
+    const auto ready = get(service.port(), "/ready");
+    expect_json(ready, 503, "{\"status\":\"draining\"}\n");
+    EXPECT_EQ(ready.response->header("connection"), "close");
+    for (const auto& [target, status] :
+         std::vector<std::pair<std::string, int>>{{"/health", 200},
+                                                  {"/metrics", 200},
+                                                  {is_a ? "/echo" : kCall, is_a ? 200 : 503},
+                                                  {"/nope", 404}}) {
+      SCOPED_TRACE(target);
+      const auto result = get(service.port(), target);
+      ASSERT_EQ(result.status(), status);
+      EXPECT_EQ(result.response->header("connection"), "close");
+    }
+    // A connection from before the signal is served once more, and told.
+    kept.send(request_text("/health"));
+    const auto last = kept.read_response();
+    ASSERT_TRUE(last) << kept.error();
+    EXPECT_EQ(last->status, 200);
+    EXPECT_EQ(last->header("connection"), "close");
+    EXPECT_TRUE(kept.closed_by_peer());
+
+    signal(service, number);
+    EXPECT_EQ(service.process().wait(5s), 128 + number);
   }
-  // A connection from before the signal is served once more, and told.
-  kept.send(request_text("/health"));
-  const auto last = kept.read_response();
-  ASSERT_TRUE(last) << kept.error();
-  EXPECT_EQ(last->status, 200);
-  EXPECT_EQ(last->header("connection"), "close");
-  EXPECT_TRUE(kept.closed_by_peer());
-
-  // A second signal ends it at once, whichever of the two it is.
-  const auto start = Clock::now();
-  service.process().signal(SIGTERM);
-  EXPECT_EQ(service.process().wait(kPatience), 128 + SIGTERM);
-  EXPECT_LT(Clock::now() - start, 5s);
 }
 
 TEST_P(Stop, TakesTheDrainDelayAndNoLonger) {
   auto service = start({"--drain-delay=300ms"});
   const auto start = Clock::now();
-  service.process().signal(signal);
+  signal(service, SIGTERM);
   EXPECT_EQ(service.process().wait(kPatience), 0);
   EXPECT_GE(Clock::now() - start, 300ms);
   EXPECT_LT(Clock::now() - start, 5s);
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, Stop,
-                         testing::Combine(testing::Values("service-a", "service-b"),
-                                          testing::Values(SIGTERM, SIGINT)),
-                         [](const auto& test) {
-                           return std::string(std::get<0>(test.param) == "service-a" ? "ServiceA"
-                                                                                     : "ServiceB") +
-                                  (std::get<1>(test.param) == SIGTERM ? "OnSigterm" : "OnSigint");
-                         });
+TEST_P(Stop, IsNotCausedByOtherSignalsNorByOrphans) {
+  auto service = start();
+  for (const int number : {SIGUSR1, SIGUSR2, SIGPIPE, SIGCHLD}) {
+    signal(service, number);
+    EXPECT_EQ(get(service.port(), "/health").status(), 200) << ::strsignal(number);
+  }
+  if (is_process_1) {  // whose children orphans become
+    const auto pid = pid_of(service);
+    run("nsenter", {"--target=" + std::to_string(pid), "--pid", "sh", "-c", "sleep 60 >&- 2>&- &"});
+    ASSERT_TRUE(eventually([&] { return children(pid).size() == 1; }));
+    ::kill(children(pid).at(0), SIGKILL);
+    EXPECT_TRUE(eventually([&] { return children(pid).empty(); }, 5s)) << "a zombie is left";
+  }
+  signal(service, SIGTERM);
+  EXPECT_EQ(service.process().wait(kPatience), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Of, Stop, testing::Combine(testing::Values("service-a", "service-b"), testing::Bool()),
+    [](const auto& test) {
+      return std::string(std::get<0>(test.param) == "service-a" ? "ServiceA" : "ServiceB") +
+             (std::get<1>(test.param) ? "AsProcess1" : "");
+    });
+
+TEST(StopOfAService, IsNotCausedByAHangUpUnderNohup) {
+  Service service("sh", {"-c", "trap '' HUP; exec \"$0\" \"$@\"", kServiceA, "--port=0"});
+  service.process().signal(SIGHUP);
+  EXPECT_EQ(get(service.port(), "/health").status(), 200);
+  EXPECT_EQ(service.stop(), 0);
+}
 
 TEST(StopWithWork, IdleConnectionsAreClosedAtOnceAndNewOnesRefused) {
   auto a = start_a({"--delay=60s"});  // a request to /echo keeps it from ending
@@ -183,25 +239,21 @@ TEST(StopWithWork, AClientThatReadsNothingDoesNotHoldItUp) {
   EXPECT_TRUE(value(log_lines(a.process()).back(), "msg").starts_with("stopped"));
 }
 
-struct SecondSignal : testing::TestWithParam<int> {};
-
-TEST_P(SecondSignal, EndsItAtOnce) {
-  FaultyUpstream upstream(mode_named("silent"));
-  auto b = start_b(upstream.url(), {"--timeout=60s", "--drain-timeout=60s"});
-  Connection client(b.port());
-  client.send(request_text(kCall));
-  ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
-  b.process().signal(SIGTERM);
-  ASSERT_TRUE(b.process().wait_for_output("stopping", kPatience));
-  EXPECT_FALSE(b.process().wait(200ms));
-  b.process().signal(GetParam());
-  EXPECT_EQ(b.process().wait(5s), 128 + GetParam());
+TEST(StopWithWork, ASecondSignalEndsItAtOnce) {
+  for (const int number : kStopSignals) {
+    SCOPED_TRACE(::strsignal(number));
+    FaultyUpstream upstream(mode_named("silent"));
+    auto b = start_b(upstream.url(), {"--timeout=60s", "--drain-timeout=60s"});
+    Connection client(b.port());
+    client.send(request_text(kCall));
+    ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
+    b.process().signal(SIGTERM);
+    ASSERT_TRUE(b.process().wait_for_output("stopping", kPatience));
+    EXPECT_FALSE(b.process().wait(200ms));
+    b.process().signal(number);
+    EXPECT_EQ(b.process().wait(5s), 128 + number);
+  }
 }
-
-INSTANTIATE_TEST_SUITE_P(Each, SecondSignal, testing::Values(SIGTERM, SIGINT),
-                         [](const auto& test) {
-                           return test.param == SIGTERM ? "Sigterm" : "Sigint";
-                         });
 
 // A service whose log goes to `reader`, a shell command. Says "pid <pid>" and, at the end, "code
 // <code>" on the shell's stderr; what `reader` writes is on its stdout.

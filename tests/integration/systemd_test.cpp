@@ -170,6 +170,24 @@ TEST_P(Systemd, MustPassOneSocketThatListens) {
   }
 }
 
+TEST_P(Systemd, FindsTheLevelOfALineAtItsBeginningWhereTheJournalReadsIt) {
+  const std::string script =
+      "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/$FD); exec \"$0\" \"$@\"";
+  for (const auto& [fd, prefix] : std::map<std::string, std::string>{{"1", "<6>"}, {"0", ""}}) {
+    Service service("sh", {"-c", script, binary, "--port=0"}, {.environment = {"FD=" + fd}});
+    EXPECT_TRUE(service.process().out().starts_with(prefix + "time=")) << service.process().out();
+    get(service.port(), "/", {{"Bad Name", "x"}});
+    EXPECT_TRUE(service.process().wait_for_output(
+        (fd == "1" ? "\n<4>" : "\n") + std::string("time="), kPatience));
+  }
+  for (const auto& [fd, prefix] : std::map<std::string, std::string>{{"2", "<3>"}, {"1", ""}}) {
+    const auto result =
+        run("sh", {"-c", script, binary, "--port=x"}, {.environment = {"FD=" + fd}});
+    EXPECT_EQ(result.code, 2);
+    EXPECT_TRUE(result.err.starts_with(prefix + GetParam() + ": --port: ")) << result.err;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Of, Systemd, testing::Values("service-a", "service-b"),
                          [](const auto& test) {
                            return std::string(test.param == "service-a" ? "ServiceA" : "ServiceB");

@@ -220,8 +220,9 @@ std::vector<std::string> service_argv(const std::string& binary, std::vector<std
 
 const std::vector<std::string>& service_variables() {
   static const std::vector<std::string> names{
-      "HOST",          "PORT",  "LOG_LEVEL",     "LOG_FORMAT", "MAX_CONNECTIONS",   "DRAIN_DELAY",
-      "DRAIN_TIMEOUT", "DELAY", "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS"};
+      "HOST",        "PORT",          "LOG_LEVEL",  "LOG_FORMAT",        "MAX_CONNECTIONS",
+      "DRAIN_DELAY", "IDLE_TIMEOUT",  "ADMIN_PORT", "ERROR_RATE",        "DRAIN_TIMEOUT",
+      "DELAY",       "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS"};
   return names;
 }
 
@@ -415,7 +416,7 @@ std::optional<std::uint16_t> listening_port(std::string_view out) {
     const auto line = out.substr(0, end);
     out.remove_prefix(end + 1);
     for (const std::string_view mark :
-         {R"(msg="listening")", "msg=listening", R"("msg":"listening")"}) {
+         {R"(msg="listening")", "msg=listening", R"("msg":"listening")", " listening version="}) {
       if (line.find(mark) == std::string_view::npos) continue;
       const auto port = number_after(line, " port=");
       return port ? port : number_after(line, R"("port":)");

@@ -1,7 +1,10 @@
 #include "common/log.hpp"
 
 #include <gtest/gtest.h>
+#include <spdlog/pattern_formatter.h>
 
+#include <cstdlib>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
@@ -19,8 +22,18 @@ using Fields = std::vector<std::pair<std::string, std::string>>;
 const auto kTime =
     std::chrono::system_clock::time_point(1'795'416'421s) + std::chrono::microseconds(123'456);
 
+// The whole line, without its end.
+std::string line_of(LogFormat format, const std::string& text,
+                    spdlog::level::level_enum level = spdlog::level::info, bool journal = false,
+                    bool colour = false) {
+  spdlog::memory_buf_t line;
+  make_formatter(format, journal, colour)->format({kTime, {}, "service-a", level, text}, line);
+  EXPECT_EQ(line[line.size() - 1], '\n');
+  return {line.data(), line.size() - 1};
+}
+
 std::string line_of(LogFormat format, const std::vector<LogField>& fields) {
-  return format_line(format, kTime, LogLevel::kInfo, "service-a", fields);
+  return line_of(format, event_text(format, "m", fields));
 }
 
 // Reads a logfmt line as its readers do: a value ends at a space, or at its closing quote. Nothing
@@ -54,28 +67,50 @@ std::optional<Fields> read_logfmt(std::string_view line) {
   return fields;
 }
 
-TEST(FormatLine, WritesLogfmt) {
-  EXPECT_EQ(line_of(LogFormat::kLogfmt, {{"method", "GET"}, {"status", "200", true}}),
-            "time=2026-11-23T06:47:01.123456Z level=info service=service-a method=GET status=200");
+TEST(LogLine, HasTheFormThatIsAskedFor) {
+  setenv("TZ", "UTC-2", 1);  // two hours east
+  tzset();
+  const std::vector<LogField> fields{{"status", "200", true}, {"why", "a b"}};
+  struct Row {
+    LogFormat format;
+    spdlog::level::level_enum level;
+    bool journal, colour;
+    std::string line;
+  };
+  for (const auto& [format, level, journal, colour, line] : std::vector<Row>{
+           {LogFormat::kLogfmt, spdlog::level::info, false, false,
+            "time=2026-11-23T06:47:01.123456Z level=info service=service-a msg=m status=200 "
+            "why=\"a b\""},
+           {LogFormat::kLogfmt, spdlog::level::warn, true, true,
+            "<4>time=2026-11-23T06:47:01.123456Z level=warn service=service-a msg=m status=200 "
+            "why=\"a b\""},
+           {LogFormat::kJson, spdlog::level::warn, false, true,
+            "{\"time\":\"2026-11-23T06:47:01.123456Z\",\"level\":\"warn\",\"service\":"
+            "\"service-a\",\"msg\":\"m\",\"status\":200,\"why\":\"a b\"}"},
+           {LogFormat::kText, spdlog::level::info, false, false,
+            "08:47:01.123 info  service-a m status=200 why=\"a b\""},
+           {LogFormat::kText, spdlog::level::err, false, true,
+            "08:47:01.123 \x1b[31merror\x1b[m service-a m status=200 why=\"a b\""},
+           {LogFormat::kText, spdlog::level::debug, true, false,
+            "<7>08:47:01.123 debug service-a m status=200 why=\"a b\""}}) {
+    EXPECT_EQ(line_of(format, event_text(format, "m", fields), level, journal, colour), line);
+  }
+  unsetenv("TZ");
+  tzset();
 }
 
-TEST(FormatLine, WritesJson) {
-  EXPECT_EQ(
-      line_of(LogFormat::kJson, {{"method", "GET"}, {"status", "200", true}}),
-      "{\"time\":\"2026-11-23T06:47:01.123456Z\",\"level\":\"info\",\"service\":\"service-a\","
-      "\"method\":\"GET\",\"status\":200}");
+TEST(LogLine, HasSixDigitsOfASecond) {
+  spdlog::memory_buf_t line;
+  const auto at = std::chrono::system_clock::time_point(1s) + std::chrono::microseconds(7);
+  make_formatter(LogFormat::kLogfmt, false, false)
+      ->format({at, {}, "s", spdlog::level::info, "k=v"}, line);
+  EXPECT_EQ(std::string(line.data(), line.size()),
+            "time=1970-01-01T00:00:01.000007Z level=info service=s k=v\n");
 }
 
-TEST(FormatLine, PadsTheFractionOfASecond) {
-  const auto at = std::chrono::system_clock::time_point(0s) + std::chrono::microseconds(7);
-  EXPECT_EQ(format_line(LogFormat::kLogfmt, at, LogLevel::kWarn, "s", {}),
-            "time=1970-01-01T00:00:00.000007Z level=warn service=s");
-}
-
-TEST(FormatLine, QuotesOnlyWhereItMust) {
+TEST(LogLine, QuotesAValueOnlyWhereItMust) {
   const auto value = [](const std::string& text) {
-    return line_of(LogFormat::kLogfmt, {{"k", text}})
-        .substr("time=2026-11-23T06:47:01.123456Z level=info service=service-a k="s.size());
+    return event_text(LogFormat::kLogfmt, "m", {{"k", text}}).substr("msg=m k="s.size());
   };
   EXPECT_EQ(value("/a?b:c'd"), "/a?b:c'd");
   EXPECT_EQ(value(""), "\"\"");
@@ -90,47 +125,6 @@ TEST(FormatLine, QuotesOnlyWhereItMust) {
   EXPECT_EQ(value("\xff"), "\"\\ufffd\"");
 }
 
-// What terminals and readers of lines act on must not get through, whoever sends it.
-TEST(FormatLine, LetsNoValueForgeALineOrAField) {
-  std::mt19937 random(20261123);
-  const std::string nasty = " =\"\\\n\r\t\0\x1b\x7f\x80\xc2\x85\xe2\xa8,{}:az"s;
-  for (int round = 0; round < 20'000; ++round) {
-    std::string value;
-    for (auto left = random() % 12; left > 0; --left) value += nasty[random() % nasty.size()];
-    const std::vector<LogField> fields{{"endpoint", value}, {"status", "200", true}};
-
-    const auto json = line_of(LogFormat::kJson, fields);
-    const auto parsed = nlohmann::json::parse(json, nullptr, false);
-    ASSERT_TRUE(parsed.is_object()) << json;
-    ASSERT_EQ(parsed.size(), 5u) << json;
-    ASSERT_EQ(parsed["status"], 200) << json;
-
-    const auto line = line_of(LogFormat::kLogfmt, fields);
-    const auto read = read_logfmt(line);
-    ASSERT_TRUE(read) << line;
-    ASSERT_EQ(read->size(), 5u) << line;
-    ASSERT_EQ((*read)[3], (std::pair{"endpoint"s, parsed["endpoint"].get<std::string>()})) << line;
-
-    for (const auto& text : {json, line}) {
-      for (const char c : text) {
-        ASSERT_TRUE(c >= 0x20 && static_cast<unsigned char>(c) < 0x7f)
-            << testing::PrintToString(text);
-      }
-    }
-  }
-}
-
-TEST(FormatLine, GivesBackEveryValidValue) {
-  for (const std::string& value :
-       {""s, "a b"s, "\0"s, "\u00e4\U0001F600"s, "\"\\"s, "a=b c=d"s, "\x7f"s}) {
-    const auto json = nlohmann::json::parse(line_of(LogFormat::kJson, {{"k", value}}));
-    EXPECT_EQ(json["k"], value);
-    const auto read = read_logfmt(line_of(LogFormat::kLogfmt, {{"k", value}}));
-    ASSERT_TRUE(read);
-    EXPECT_EQ(read->back().second, value);
-  }
-}
-
 http::Exchange exchange() {
   http::Exchange out;
   out.method = "GET";
@@ -142,45 +136,107 @@ http::Exchange exchange() {
   return out;
 }
 
-TEST(RequestFields, AreInTheOrderOfTheContract) {
+// What terminals and readers of lines act on must not get through, whoever sends it.
+TEST(LogLine, LetsNoValueForgeALineAFieldOrAColour) {
+  std::mt19937 random(20261123);
+  const std::string nasty = " =\"\\\n\r\t\0\x1b\x7f\x80\xc2\x85\xe2\xa8,{}:az"s;
+  for (int round = 0; round < 5'000; ++round) {
+    std::string value;
+    for (auto left = random() % 12; left > 0; --left) value += nasty[random() % nasty.size()];
+    const std::vector<LogField> fields{{"endpoint", value}, {"status", "200", true}};
+
+    const auto json = line_of(LogFormat::kJson, fields);
+    const auto parsed = nlohmann::json::parse(json, nullptr, false);
+    ASSERT_TRUE(parsed.is_object()) << json;
+    ASSERT_EQ(parsed.size(), 6u) << json;
+    ASSERT_EQ(parsed["status"], 200) << json;
+
+    const auto line = line_of(LogFormat::kLogfmt, fields);
+    const auto read = read_logfmt(line);
+    ASSERT_TRUE(read) << line;
+    ASSERT_EQ(read->size(), 6u) << line;
+    ASSERT_EQ((*read)[4], (std::pair{"endpoint"s, parsed["endpoint"].get<std::string>()})) << line;
+
+    auto each = exchange();
+    each.method = each.endpoint = value;
+    each.note("error", value);
+    const auto text_line = request_text(LogFormat::kText, each);
+    ASSERT_TRUE(text_line.ends_with(" r")) << text_line;
+
+    for (const auto& text : {json, line, text_line, event_text(LogFormat::kText, value, {})}) {
+      for (const char c : text) {
+        ASSERT_TRUE(c >= 0x20 && static_cast<unsigned char>(c) < 0x7f)
+            << testing::PrintToString(text);
+      }
+    }
+  }
+}
+
+TEST(LogLine, GivesBackEveryValidValue) {
+  for (const std::string& value :
+       {""s, "a b"s, "\0"s, "\u00e4\U0001F600"s, "\"\\"s, "a=b c=d"s, "\x7f"s}) {
+    const auto json = nlohmann::json::parse(line_of(LogFormat::kJson, {{"k", value}}));
+    EXPECT_EQ(json["k"], value);
+    const auto read = read_logfmt(line_of(LogFormat::kLogfmt, {{"k", value}}));
+    ASSERT_TRUE(read);
+    EXPECT_EQ(read->back().second, value);
+  }
+}
+
+TEST(RequestText, IsInTheOrderOfTheContract) {
   auto each = exchange();
   each.note("upstream_ms", "0.287", true);
   each.note("reason", "timeout");
-  EXPECT_EQ(line_of(LogFormat::kLogfmt, request_fields(each)),
-            "time=2026-11-23T06:47:01.123456Z level=info service=service-a method=GET "
-            "endpoint=/call-echo status=503 latency_ms=12.034 upstream_ms=0.287 reason=timeout "
-            "request_id=r trace_id=t");
+  each.note("error", "service-a is slow");
+  EXPECT_EQ(request_text(LogFormat::kLogfmt, each),
+            "method=GET endpoint=/call-echo status=503 latency_ms=12.034 upstream_ms=0.287 "
+            "reason=timeout error=\"service-a is slow\" request_id=r trace_id=t");
+  EXPECT_EQ(request_text(LogFormat::kText, each),
+            "GET /call-echo 503 12.034 ms timeout: service-a is slow r");
 }
 
-TEST(RequestFields, AreBoundedWhateverTheClientSends) {
+TEST(RequestText, OfA200FitsInto100Columns) {
+  auto each = exchange();
+  each.status = 200;
+  each.request_id = std::string(32, 'f');
+  const auto line = "[B] " + line_of(LogFormat::kText, request_text(LogFormat::kText, each));
+  EXPECT_LE(line.size(), 100u) << line;
+}
+
+TEST(RequestText, OfWhatWasNoRequestHasADashForWhatIsNotKnown) {
+  auto each = exchange();
+  each.method.clear();
+  each.endpoint.clear();
+  EXPECT_EQ(request_text(LogFormat::kText, each), "- - 503 12.034 ms r");
+}
+
+TEST(RequestText, IsBoundedWhateverTheClientSends) {
   auto each = exchange();
   each.method = std::string(8'000, 'M');
   each.endpoint = "/" + std::string(8'000, 'a');
-  const auto fields = request_fields(each);
-  EXPECT_EQ(fields[0].value.size(), 32u);
-  EXPECT_EQ(fields[1].value, "/" + std::string(255, 'a'));
+  EXPECT_EQ(request_text(LogFormat::kText, each),
+            std::string(32, 'M') + " /" + std::string(255, 'a') + " 503 12.034 ms r");
+  EXPECT_LT(request_text(LogFormat::kLogfmt, each).size(), 400u);
 }
 
-TEST(RequestFields, ShowLatencyInMillisecondsWithThreeDigits) {
-  auto each = exchange();
-  const auto latency = [&](std::chrono::nanoseconds time) {
-    each.latency = time;
-    return request_fields(each)[3].value;
-  };
-  EXPECT_EQ(latency(0ns), "0.000");
-  EXPECT_EQ(latency(999ns), "0.000");
-  EXPECT_EQ(latency(1us), "0.001");
-  EXPECT_EQ(latency(10ms), "10.000");
-  EXPECT_EQ(latency(100'020us), "100.020");
+TEST(Milliseconds, HaveThreeDigits) {
+  for (const auto& [time, text] :
+       std::vector<std::pair<std::chrono::nanoseconds, std::string>>{{0ns, "0.000"},
+                                                                     {999ns, "0.000"},
+                                                                     {1us, "0.001"},
+                                                                     {10ms, "10.000"},
+                                                                     {100'020us, "100.020"}}) {
+    EXPECT_EQ(milliseconds(time), text);
+  }
 }
 
 TEST(LevelOf, FollowsTheOutcome) {
   auto each = exchange();
-  EXPECT_EQ(level_of(each), LogLevel::kInfo);
+  EXPECT_EQ(level_of(each), spdlog::level::info);
   each.outcome = http::Exchange::Outcome::kRefused;
-  EXPECT_EQ(level_of(each), LogLevel::kWarn);
+  EXPECT_EQ(level_of(each), spdlog::level::warn);
   each.outcome = http::Exchange::Outcome::kFailed;
-  EXPECT_EQ(level_of(each), LogLevel::kError);
+  EXPECT_EQ(level_of(each), spdlog::level::err);
 }
 
 }  // namespace

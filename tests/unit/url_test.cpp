@@ -104,8 +104,19 @@ TEST(BaseUrl, RefusesEverythingElse) {
                            "http://[::1]/80",
                            "http://[::1]:",
                            "http://::1",
-                           "http://[::1%eth0]"}) {
+                           "http://[::1%]",
+                           "http://[fe80::1%a b]"}) {
     EXPECT_THROW(parse_base_url(text), std::invalid_argument) << text;
+  }
+}
+
+// RFC 6874.
+TEST(BaseUrl, TakesAZoneAndSendsNone) {
+  for (const std::string text : {"HTTP://[fe80::1%25eth0]:81", "http://[fe80::1%eth0]:81"}) {
+    const auto url = parse_base_url(text);
+    EXPECT_EQ(url.host, "fe80::1%eth0") << text;
+    EXPECT_EQ(url.authority(), "[fe80::1]:81") << text;
+    EXPECT_EQ(url.address(), "[fe80::1%eth0]:81") << text;
   }
 }
 
