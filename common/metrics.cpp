@@ -92,12 +92,12 @@ Metrics::Metrics()
       .Set(1);
 }
 
-void Metrics::add_gauge(const std::string& name, const std::string& help, Value value) {
-  values_.push_back({{name, help, prometheus::MetricType::Gauge, {{}}}, std::move(value)});
+void Metrics::add_gauge(const std::string& name, const std::string& help, const Value& value) {
+  values_.push_back({{name, help, prometheus::MetricType::Gauge, {{}}}, value});
 }
 
-void Metrics::add_counter(const std::string& name, const std::string& help, Value value) {
-  values_.push_back({{name, help, prometheus::MetricType::Counter, {{}}}, std::move(value)});
+void Metrics::add_counter(const std::string& name, const std::string& help, const Value& value) {
+  values_.push_back({{name, help, prometheus::MetricType::Counter, {{}}}, value});
 }
 
 prometheus::Histogram& Metrics::server_histogram(const ServerKey& key) {

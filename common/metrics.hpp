@@ -29,8 +29,8 @@ class Metrics {
 
   /// Asked for at each scrape; nothing: the value can't be read now, and is absent.
   using Value = std::function<std::optional<double>()>;
-  void add_gauge(const std::string& name, const std::string& help, Value value);
-  void add_counter(const std::string& name, const std::string& help, Value value);
+  void add_gauge(const std::string& name, const std::string& help, const Value& value);
+  void add_counter(const std::string& name, const std::string& help, const Value& value);
 
   /// Makes the series of GET `route` answered with `status` start at 0, so that a rate sees its
   /// first event too. REQUIRES: `route` outlives this.
