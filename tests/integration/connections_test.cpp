@@ -1,5 +1,9 @@
 // How a connection goes on and how it ends: keep-alive, pipelines, refusals, limits to the byte.
 
+#include <signal.h>
+
+#include <atomic>
+#include <mutex>
 #include <thread>
 
 #include "integration/harness.hpp"
@@ -162,6 +166,28 @@ TEST(Connections, AnswerClientsThatHaveClosedTheirSide) {
     EXPECT_TRUE(half.closed_by_peer());
     EXPECT_EQ(half.unread(), "");
   });
+}
+
+// A client that is told to connect again does so at once, and must not meet a listener that is
+// about to close.
+TEST(Connections, EndAtAStopOnlyWhenTheListenerIsClosed) {
+  for (int round = 0; round < 5; ++round) {
+    auto a = start_a();
+    std::atomic<int> told = 0;
+    std::once_flag signalled;  // a second signal would end it at once
+    time_at_once(16, [&](std::size_t) {
+      Connection connection(a.port());
+      while (connection.send(kHealth)) {
+        const auto response = connection.read_response();
+        if (!response || response->header("connection") == "close") break;
+        std::call_once(signalled, [&] { a.process().signal(SIGTERM); });
+      }
+      ++told;
+      EXPECT_FALSE(Connection(a.port()).connected());
+    });
+    EXPECT_EQ(told, 16);
+    EXPECT_EQ(a.process().wait(kPatience), 0);
+  }
 }
 
 // A request is a stream of bytes (RFC 9112, section 2), and ends where its head says. Wherever it
