@@ -38,15 +38,15 @@ build=build/fuzz
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
   -DPROJECT_FUZZ=ON -DPROJECT_SANITIZE=address,undefined,fuzzer-no-link >"$build.log" 2>&1 ||
   { cat "$build.log"; exit 1; }
-cmake --build "$build" --target request_head_fuzz response_message_fuzz server_fuzz
+cmake --build "$build" --target request_head_fuzz response_head_fuzz server_fuzz
 
 export UBSAN_OPTIONS=print_stacktrace=1
-targets=(request_head response_message server)
+targets=(request_head response_head server)
 
 fuzz() {
   local target=$1 longest=20000 seeds=tests/fuzz/corpus/request_head
-  if [[ $target == response_message ]]; then
-    longest=70000 seeds=tests/fuzz/corpus/response_message
+  if [[ $target == response_head ]]; then
+    longest=70000 seeds=tests/fuzz/corpus/response_head
   fi
   mkdir -p "$build/corpus/$target" "$build/crashes/$target"
   # The first folder takes what is new.
