@@ -126,10 +126,8 @@ const char* ChunkedBody::decode(std::string& bytes, std::string& data) {
     if (part_ == Part::kDataEnd && !begins_as(rest, "\r\n")) error = kBadChunk;
     const auto unread = rest.size();
     const auto line = take_line(rest, error);
-    if (!line) {
-      if (unread > kMaxChunkLine) error = "has an endless chunk line";
-      return false;
-    }
+    if (unread - (line ? rest.size() : 0) > kMaxChunkLine) error = "has an endless chunk line";
+    if (!line || error != nullptr) return false;
     switch (part_) {
       case Part::kSize: {
         const char* const begin = line->data();
