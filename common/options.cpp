@@ -1,13 +1,9 @@
 #include "common/options.hpp"
 
-#include <arpa/inet.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
-
-#include "common/http/fields.hpp"
 
 namespace common {
 namespace {
@@ -26,20 +22,6 @@ std::optional<Number> parse_number(const std::string& text, Number low, Number h
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || stop != end || !(value >= low && value <= high)) return std::nullopt;
   return value;
-}
-
-/// A name, an IPv4 address, or an IPv6 address, perhaps with a zone; nothing round it.
-bool is_host(const std::string& text) {
-  const auto is_name = [](std::string_view name) {
-    return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
-      return http::is_alnum(c) || c == '-' || c == '.' || c == '_';
-    });
-  };
-  if (text.find(':') == std::string::npos) return is_name(text);
-  in6_addr address{};
-  const auto zone = std::min(text.find('%'), text.size());
-  return inet_pton(AF_INET6, text.substr(0, zone).c_str(), &address) == 1 &&
-         (zone == text.size() || is_name(text.substr(zone + 1)));
 }
 
 }  // namespace
@@ -75,7 +57,7 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
       "an IP address or a host name, without scheme, brackets or port",
       [&options](const std::string& text) {
         options.host = text;
-        return is_host(text);
+        return http::is_host(text);
       });
   add_number("--port", options.port, 0, 65'535, "Port to listen on; 0 picks a free one");
   add("--admin-port", "none", "Second port, for /health, /ready and /metrics alone",

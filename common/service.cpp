@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <thread>

@@ -14,9 +14,9 @@ preset=${PRESET:-dev}
 # g++ 12's thread sanitizer dies with "unexpected memory mapping" where the kernel spreads addresses
 # widely. For the build too: it runs the tests to list them.
 fixed_addresses=()
+if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 # It would also sleep for a second at the end of each process, which the tests of the drain would see.
 if [[ $preset == tsan ]]; then export TSAN_OPTIONS="${TSAN_OPTIONS-} atexit_sleep_ms=0"; fi
-if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 
 # run_tests PRESET [options for ctest...]: ctest tells all but why a test was skipped.
 result=0

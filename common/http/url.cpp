@@ -45,6 +45,19 @@ std::string percent_encode(std::string_view text) {
   return out;
 }
 
+bool is_host(std::string_view text) {
+  const auto is_name = [](std::string_view name) {
+    return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+      return is_alnum(c) || c == '-' || c == '.' || c == '_';
+    });
+  };
+  if (text.find(':') == std::string_view::npos) return is_name(text);
+  in6_addr address{};
+  const auto zone = std::min(text.find('%'), text.size());
+  return inet_pton(AF_INET6, std::string(text.substr(0, zone)).c_str(), &address) == 1 &&
+         (zone == text.size() || is_name(text.substr(zone + 1)));
+}
+
 std::string BaseUrl::address() const {
   const bool bracketed = host.find(':') != std::string::npos;
   std::string out = bracketed ? "[" : "";  // added up, g++ 12 warns of what is not there
@@ -52,9 +65,8 @@ std::string BaseUrl::address() const {
 }
 
 std::string BaseUrl::authority() const {
-  std::string out = host.substr(0, host.find('%'));
-  if (host.find(':') != std::string::npos) out.insert(0, 1, '[').append(1, ']');
-  if (port != 80) out.append(1, ':').append(std::to_string(port));
+  auto out = BaseUrl{host.substr(0, host.find('%')), port}.address();
+  if (port == 80) out.resize(out.size() - 3);
   return out;
 }
 
@@ -65,11 +77,6 @@ BaseUrl parse_base_url(std::string_view text) {
   text.remove_prefix(kScheme.size());
   if (text.ends_with('/')) text.remove_suffix(1);
 
-  const auto is_name = [](std::string_view name) {
-    return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
-      return is_alnum(c) || c == '-' || c == '.' || c == '_';
-    });
-  };
   BaseUrl url;
   if (text.starts_with('[')) {
     const auto end = text.find(']');
@@ -79,16 +86,14 @@ BaseUrl parse_base_url(std::string_view text) {
     // RFC 6874: "%25" and the zone; a plain "%" is what people type.
     const auto zone = std::min(url.host.find('%'), url.host.size());
     if (url.host.substr(zone).starts_with("%25")) url.host.erase(zone + 1, 2);
-    in6_addr address{};
-    if (inet_pton(AF_INET6, url.host.substr(0, zone).c_str(), &address) != 1 ||
-        (zone < url.host.size() && !is_name(url.host.substr(zone + 1)))) {
+    if (url.host.find(':') == std::string::npos || !is_host(url.host)) {
       throw std::invalid_argument("the brackets must hold an IPv6 address");
     }
   } else {
     const auto end = std::min(text.find(':'), text.size());
     url.host = text.substr(0, end);
     text.remove_prefix(end);
-    if (!url.host.empty() && !is_name(url.host)) {
+    if (!url.host.empty() && !is_host(url.host)) {
       throw std::invalid_argument("only a host and a port may follow http://");
     }
   }

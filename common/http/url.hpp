@@ -13,9 +13,12 @@ std::string percent_decode(std::string_view text, bool plus_is_space);
 /// Escapes every byte but the unreserved ones (RFC 3986, section 2.3).
 std::string percent_encode(std::string_view text);
 
+/// A name, an IPv4 address, or an IPv6 address without brackets, perhaps with a zone.
+bool is_host(std::string_view text);
+
 /// Where a service is reached: http://host[:port][/]. No other scheme, path, query or user.
 struct BaseUrl {
-  std::string host;  ///< name, IPv4 address, or IPv6 address without brackets, perhaps with %zone
+  std::string host;  ///< is_host()
   std::uint16_t port = 80;
 
   /// host:port, with brackets round an IPv6 address.
