@@ -12,14 +12,11 @@
 #if __has_feature(address_sanitizer)
 #define __SANITIZE_ADDRESS__
 #endif
-#if __has_feature(thread_sanitizer)
-#define __SANITIZE_THREAD__
-#endif
 #endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(UNDER_THREAD_SANITIZER)  // this file itself is not: CMakeLists.txt tells why
 #include <sanitizer/tsan_interface.h>
 // Debian's cpp-httplib is not instrumented: the sanitizer sees what it reads, not what guards that.
 extern "C" const char* __tsan_default_suppressions() {
@@ -119,7 +116,7 @@ struct Fiber::Switch {
   static void leaving(Fiber& fiber, bool last) {
     __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack_, loop_bottom, loop_size);
   }
-#elif defined(__SANITIZE_THREAD__)
+#elif defined(UNDER_THREAD_SANITIZER)
   explicit Switch(Fiber& fiber) {
     if (fiber.tsan_fiber_ == nullptr) fiber.tsan_fiber_ = __tsan_create_fiber(0);
     fiber.tsan_caller_ = __tsan_get_current_fiber();
@@ -172,7 +169,7 @@ void Fiber::resume() {
   std::memcpy(static_cast<void*>(&exceptions_), globals, sizeof exceptions_);
   std::memcpy(static_cast<void*>(globals), &ours, sizeof ours);
   if (context_) return;
-#if defined(__SANITIZE_THREAD__)
+#if defined(UNDER_THREAD_SANITIZER)
   __tsan_destroy_fiber(tsan_fiber_);
 #endif
   finished(std::move(error_));
