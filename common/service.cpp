@@ -21,7 +21,7 @@ using namespace std::chrono_literals;
 
 // stdio, epoll, eventfds, the listener, the manager's socket, /proc for /metrics, name servers.
 constexpr int kOwnFiles = 24;
-constexpr int kAdminFiles = 128;     // connections of the admin port, and those over its limit
+constexpr int kAdminConnections = 16;
 constexpr unsigned kMaxThreads = 4;  // more than there are cores would only add switches
 
 http::ServerOptions server_options(const Options& options) {
@@ -30,6 +30,7 @@ http::ServerOptions server_options(const Options& options) {
           .admin_port = options.admin_port,
           .threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads),
           .max_connections = static_cast<std::size_t>(options.max_connections),
+          .max_admin_connections = kAdminConnections,
           .max_over_limit = static_cast<std::size_t>(options.max_surplus),
           .idle_timeout = options.idle_timeout};
 }
@@ -68,7 +69,7 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
   }
   // Beside the connections of the calls there are idle ones, of other threads: about as many.
-  const int own = kOwnFiles + (options.admin_port ? kAdminFiles : 0);
+  const int own = kOwnFiles + (options.admin_port ? kAdminConnections : 0);
   const auto wanted = own + options.max_surplus + options.max_connections + 2 * upstream_calls;
   if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= static_cast<rlim_t>(wanted)) return {};
   const int available = static_cast<int>(limit.rlim_cur) - own;

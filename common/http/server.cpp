@@ -83,7 +83,7 @@ struct Listening {
   BaseUrl failed;  // the address of the error
 };
 
-Listening listen_on_all(const addrinfo* found, int port, bool dual_stack) {
+Listening listen_on_all(const addrinfo* found, int port) {
   Listening out;
   std::set<std::string> seen;  // /etc/hosts may name an address twice
   for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
@@ -92,7 +92,7 @@ Listening listen_on_all(const addrinfo* found, int port, bool dual_stack) {
         htons(static_cast<std::uint16_t>(port));
     const auto address = numeric(each->ai_addr, each->ai_addrlen);
     if (!seen.insert(address.host).second) continue;
-    const int fd = listen_on(*each, dual_stack);
+    const int fd = listen_on(*each, address.host == "::");
     if (fd >= 0) {
       out.fds.push_back(fd);
       port = local_address(fd).port;
@@ -118,9 +118,11 @@ std::vector<int> listen_at(const std::string& host, int port) {
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
   for (int tries = 1;; ++tries) {
-    auto listening = listen_on_all(found, port, host == "::");
+    auto listening = listen_on_all(found, port);
     if (!listening.fds.empty()) return listening.fds;
-    if (host == "::" && listening.error == EAFNOSUPPORT) return listen_at("0.0.0.0", port);
+    if (listening.failed.host == "::" && listening.error == EAFNOSUPPORT) {
+      return listen_at("0.0.0.0", port);
+    }
     // A port that the kernel has chosen for one address may be taken at another.
     if (port == 0 && listening.error == EADDRINUSE && tries < kPortTries) continue;
     throw BindError(listening.error, std::generic_category(), listening.failed.address());
@@ -181,7 +183,7 @@ class Server::Listener final : public Watcher {
 /// Returns whether there may be another one now.
 bool Server::Listener::accept_one() {
   const bool over_limit = port_.served >= port_.max_connections;
-  if (over_limit && port_.over_limit >= server_.options_.max_over_limit) {
+  if (over_limit && server_.over_limit_ >= server_.options_.max_over_limit) {
     set_deadline(Clock::now() + kFullPause);  // the next ones wait in the backlog
     return false;
   }
@@ -289,7 +291,7 @@ void Server::end_threads() {
 /// Gives an accepted socket to a loop.
 void Server::add_connection(int fd, Port& port, bool over_limit, BaseUrl peer) {
   ++open_connections_;
-  ++(over_limit ? port.over_limit : port.served);
+  ++(over_limit ? over_limit_ : port.served);
   auto& loop = *loops_[next_loop_++ % loops_.size()];
   loop.post([this, &loop, &port, fd, over_limit, peer = std::move(peer)] {
     loop.emplace<ServerConnection>(*this, port, over_limit, peer).start(fd);
@@ -297,7 +299,7 @@ void Server::add_connection(int fd, Port& port, bool over_limit, BaseUrl peer) {
 }
 
 void Server::connection_closed(Port& port, bool over_limit) {
-  --(over_limit ? port.over_limit : port.served);
+  --(over_limit ? over_limit_ : port.served);
   const std::lock_guard lock(mutex_);
   if (--open_connections_ == 0) all_closed_.notify_all();
 }

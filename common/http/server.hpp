@@ -120,8 +120,7 @@ class Server : private ServerEngine {
   struct Port {
     const Ports id;
     const std::size_t max_connections;
-    std::atomic<std::size_t> served{0};      // connections
-    std::atomic<std::size_t> over_limit{0};  // connections that are told so
+    std::atomic<std::size_t> served{0};  // connections
   };
 
   void route(const httplib::Request& request, httplib::Response& response);
@@ -143,6 +142,7 @@ class Server : private ServerEngine {
 
   std::shared_ptr<std::atomic<std::size_t>> responsive_loops_;
   std::atomic<Phase> phase_{Phase::kServing};
+  std::atomic<std::size_t> over_limit_{0};  // connections that are told so, of both ports
   std::atomic<std::size_t> open_connections_{0};
   std::atomic<std::size_t> active_requests_{0};
   std::mutex mutex_;  // guards listening_, and with all_closed_ the wait for the last connection
