@@ -123,13 +123,11 @@ TEST(Fiber, TenThousandMayWaitAndTheirStacksAreUsedAgain) {
       woken = 0;
       loop.post([&] {
         for (std::size_t i = 0; i < kMany; ++i) {
-          fibers
-              .emplace_back(loop,
-                            [&woken] {
-                              sleep_for(1ms);
-                              ++woken;
-                            })
-              .start();
+          const auto work = [&woken] {
+            sleep_for(1ms);
+            ++woken;
+          };
+          fibers.emplace_back(loop, work).start();
         }
       });
       while (woken < kMany) sleep_for(1ms);

@@ -9,15 +9,15 @@
 #include <optional>
 #include <random>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "support/log_lines.hpp"
 
 namespace common {
 namespace {
 
 using namespace std::chrono_literals;
 using namespace std::string_literals;
-using Fields = std::vector<std::pair<std::string, std::string>>;
 
 const auto kTime =
     std::chrono::system_clock::time_point(1'795'416'421s) + std::chrono::microseconds(123'456);
@@ -34,37 +34,6 @@ std::string line_of(LogFormat format, const std::string& text,
 
 std::string line_of(LogFormat format, const std::vector<LogField>& fields) {
   return line_of(format, event_text(format, "m", fields));
-}
-
-// Reads a logfmt line as its readers do: a value ends at a space, or at its closing quote. Nothing
-// where the line cannot be read.
-std::optional<Fields> read_logfmt(std::string_view line) {
-  Fields fields;
-  while (!line.empty()) {
-    const auto equals = line.find('=');
-    if (equals == std::string_view::npos) return std::nullopt;
-    const std::string key(line.substr(0, equals));
-    if (key.empty() || key.find_first_of(" \"") != std::string::npos) return std::nullopt;
-    line.remove_prefix(equals + 1);
-    std::string value;
-    if (line.starts_with('"')) {
-      std::size_t end = 1;
-      while (end < line.size() && line[end] != '"') end += line[end] == '\\' ? 2 : 1;
-      if (end >= line.size()) return std::nullopt;
-      const auto quoted = nlohmann::json::parse(line.substr(0, end + 1), nullptr, false);
-      if (!quoted.is_string()) return std::nullopt;
-      value = quoted.get<std::string>();
-      line.remove_prefix(end + 1);
-    } else {
-      value = line.substr(0, line.find(' '));
-      line.remove_prefix(value.size());
-    }
-    fields.emplace_back(key, value);
-    if (line.empty()) break;
-    if (line.front() != ' ') return std::nullopt;
-    line.remove_prefix(1);
-  }
-  return fields;
 }
 
 TEST(LogLine, HasTheFormThatIsAskedFor) {
@@ -97,15 +66,6 @@ TEST(LogLine, HasTheFormThatIsAskedFor) {
   }
   unsetenv("TZ");
   tzset();
-}
-
-TEST(LogLine, HasSixDigitsOfASecond) {
-  spdlog::memory_buf_t line;
-  const auto at = std::chrono::system_clock::time_point(1s) + std::chrono::microseconds(7);
-  make_formatter(LogFormat::kLogfmt, false, false)
-      ->format({at, {}, "s", spdlog::level::info, "k=v"}, line);
-  EXPECT_EQ(std::string(line.data(), line.size()),
-            "time=1970-01-01T00:00:01.000007Z level=info service=s k=v\n");
 }
 
 TEST(LogLine, QuotesAValueOnlyWhereItMust) {
@@ -152,10 +112,10 @@ TEST(LogLine, LetsNoValueForgeALineAFieldOrAColour) {
     ASSERT_EQ(parsed["status"], 200) << json;
 
     const auto line = line_of(LogFormat::kLogfmt, fields);
-    const auto read = read_logfmt(line);
+    const auto read = tests::parse_logfmt(line);
     ASSERT_TRUE(read) << line;
     ASSERT_EQ(read->size(), 6u) << line;
-    ASSERT_EQ((*read)[4], (std::pair{"endpoint"s, parsed["endpoint"].get<std::string>()})) << line;
+    ASSERT_EQ(read->at("endpoint"), parsed["endpoint"].get<std::string>()) << line;
 
     auto each = exchange();
     each.method = each.endpoint = value;
@@ -169,17 +129,6 @@ TEST(LogLine, LetsNoValueForgeALineAFieldOrAColour) {
             << testing::PrintToString(text);
       }
     }
-  }
-}
-
-TEST(LogLine, GivesBackEveryValidValue) {
-  for (const std::string& value :
-       {""s, "a b"s, "\0"s, "\u00e4\U0001F600"s, "\"\\"s, "a=b c=d"s, "\x7f"s}) {
-    const auto json = nlohmann::json::parse(line_of(LogFormat::kJson, {{"k", value}}));
-    EXPECT_EQ(json["k"], value);
-    const auto read = read_logfmt(line_of(LogFormat::kLogfmt, {{"k", value}}));
-    ASSERT_TRUE(read);
-    EXPECT_EQ(read->back().second, value);
   }
 }
 
@@ -228,15 +177,6 @@ TEST(Milliseconds, HaveThreeDigits) {
                                                                      {100'020us, "100.020"}}) {
     EXPECT_EQ(milliseconds(time), text);
   }
-}
-
-TEST(LevelOf, FollowsTheOutcome) {
-  auto each = exchange();
-  EXPECT_EQ(level_of(each), spdlog::level::info);
-  each.outcome = http::Exchange::Outcome::kRefused;
-  EXPECT_EQ(level_of(each), spdlog::level::warn);
-  each.outcome = http::Exchange::Outcome::kFailed;
-  EXPECT_EQ(level_of(each), spdlog::level::err);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <sstream>
 #include <string>
 #include <variant>
 #include <vector>
@@ -41,6 +42,14 @@ std::string post(const std::string& fields) { return "POST / HTTP/1.1\r\n" + fie
 std::string target(const std::string& text) {
   return "GET " + text + " HTTP/1.1\r\nHost: a\r\n\r\n";
 }
+// One that has a Host, and this line as well.
+std::string field(const std::string& line) { return get("Host: a\r\n" + line + "\r\n"); }
+std::string length(const std::string& value) {
+  return post("Host: a\r\nContent-Length: " + value + "\r\n");
+}
+std::string coding(const std::string& value) {
+  return post("Host: a\r\nTransfer-Encoding: " + value + "\r\n");
+}
 std::string host(const std::string& value) { return get("Host: " + value + "\r\n"); }
 
 std::string many_fields(int count) {
@@ -58,7 +67,7 @@ std::string with_request_line(std::size_t size) {
 
 // A GET whose head has exactly `size` bytes.
 std::string with_head(std::size_t size) {
-  const auto around = get("Host: a\r\nX: \r\n").size();
+  const auto around = field("X: ").size();
   return get("Host: a\r\nX: " + std::string(size - around, 'a') + "\r\n");
 }
 
@@ -91,8 +100,7 @@ const std::vector<Case>& cases() {
       {"half_a_method", "RFC 9110, 9.1", "GE", kIncomplete},
       {"empty_method", "RFC 9110, 9.1", " / HTTP/1.1\r\n", 400},
       {"unknown_method", "RFC 9110, 9.1", "BREW / HTTP/1.1\r\nHost: a\r\n\r\n", kValid},
-      {"lower_case_method_is_another_one", "RFC 9110, 9.1", "get / HTTP/1.1\r\nHost: a\r\n\r\n",
-       kValid},
+      {"lower_case_method", "RFC 9110, 9.1", "get / HTTP/1.1\r\nHost: a\r\n\r\n", kValid},
       {"http_1_0", "2.3", "GET / HTTP/1.0\r\n\r\n", kValid},
       {"http_1_2", "2.3", "GET / HTTP/1.2\r\n", 505},
       {"http_2_0", "2.3", "GET / HTTP/2.0\r\n", 505},
@@ -109,10 +117,10 @@ const std::vector<Case>& cases() {
       {"empty_query", "3.2.1", target("/?"), kValid},
       {"url_in_the_query", "3.2.1", target("/a?u=http://b/c"), kValid},
       {"raw_utf_8", "3.2.1", target("/\xc3\xa4"), kValid},
-      {"percent_escapes_are_not_looked_into", "3.2.1", target("/%00%zz%"), kValid},
+      {"percent_escapes", "3.2.1", target("/%00%zz%"), kValid},
       {"absolute_form", "3.2.2", target("http://example.com:80/a?b"), kValid},
       {"absolute_form_without_path", "RFC 9110, 4.2.3", target("http://example.com"), kValid},
-      {"absolute_form_with_query_only", "RFC 9110, 4.2.3", target("http://example.com?b"), kValid},
+      {"absolute_form_and_query", "RFC 9110, 4.2.3", target("http://example.com?b"), kValid},
       {"absolute_form_upper_case", "RFC 3986, 3.1", target("HTTP://a/"), kValid},
       {"absolute_form_without_host", "RFC 9110, 4.2.1", target("http://"), 400},
       {"absolute_form_with_empty_host", "RFC 9110, 4.2.1", target("http:///a"), 400},
@@ -130,33 +138,32 @@ const std::vector<Case>& cases() {
       // --- field lines
       {"no_space_after_the_colon", "5", get("Host:a\r\n"), kValid},
       {"white_space_around_the_value", "5", get("Host: \t a \t\r\n"), kValid},
-      {"empty_value", "5", get("Host: a\r\nX:\r\n"), kValid},
-      {"obs_text_in_a_value", "RFC 9110, 5.5", get("Host: a\r\nX: \xff\r\n"), kValid},
-      {"every_token_character", "RFC 9110, 5.6.2", get("Host: a\r\n!#$%&'*+-.^_`|~09azAZ: 1\r\n"),
-       kValid},
+      {"empty_value", "5", field("X:"), kValid},
+      {"obs_text_in_a_value", "RFC 9110, 5.5", field("X: \xff"), kValid},
+      {"every_token_character", "RFC 9110, 5.6.2", field("!#$%&'*+-.^_`|~09azAZ: 1"), kValid},
       {"space_before_the_colon", "5.1", get("Host : a\r\n"), 400},
       {"tab_before_the_colon", "5.1", get("Host\t: a\r\n"), 400},
-      {"folded_line", "5.2", get("Host: a\r\nX: 1\r\n 2\r\n"), 400},
-      {"folded_with_tab", "5.2", get("Host: a\r\nX: 1\r\n\t2\r\n"), 400},
+      {"folded_line", "5.2", field("X: 1\r\n 2"), 400},
+      {"folded_with_tab", "5.2", field("X: 1\r\n\t2"), 400},
       {"space_before_the_first_field", "2.2", get(" Host: a\r\n"), 400},
-      {"no_colon", "5", get("Host: a\r\nX\r\n"), 400},
-      {"empty_name", "5.1", get("Host: a\r\n: 1\r\n"), 400},
-      {"brackets_in_a_name", "5.1", get("Host: a\r\nX[]: 1\r\n"), 400},
-      {"obs_text_in_a_name", "5.1", get("Host: a\r\nX\xff: 1\r\n"), 400},
+      {"no_colon", "5", field("X"), 400},
+      {"empty_name", "5.1", field(": 1"), 400},
+      {"brackets_in_a_name", "5.1", field("X[]: 1"), 400},
+      {"obs_text_in_a_name", "5.1", field("X\xff: 1"), 400},
       {"nul_in_a_name", "5.1", get("Host: a\r\nX\0: 1\r\n"s), 400},
       {"nul_in_a_value", "RFC 9110, 5.5", get("Host: a\r\nX: 1\0\r\n"s), 400},
-      {"bell_in_a_value", "RFC 9110, 5.5", get("Host: a\r\nX: \x07\r\n"), 400},
-      {"delete_in_a_value", "RFC 9110, 5.5", get("Host: a\r\nX: \x7f\r\n"), 400},
-      {"vertical_tab_around_a_value", "RFC 9110, 5.5", get("Host: a\r\nX: \v1\r\n"), 400},
-      {"bare_cr_in_a_value", "2.2", get("Host: a\r\nX: 1\rY: 2\r\n"), 400},
-      {"bare_lf_in_a_value", "2.2", get("Host: a\r\nX: 1\nY: 2\r\n"), 400},
+      {"bell_in_a_value", "RFC 9110, 5.5", field("X: \x07"), 400},
+      {"delete_in_a_value", "RFC 9110, 5.5", field("X: \x7f"), 400},
+      {"vertical_tab_around_a_value", "RFC 9110, 5.5", field("X: \v1"), 400},
+      {"bare_cr_in_a_value", "2.2", field("X: 1\rY: 2"), 400},
+      {"bare_lf_in_a_value", "2.2", field("X: 1\nY: 2"), 400},
       {"bare_lf_ends_the_head", "2.2", "GET / HTTP/1.1\r\nHost: a\r\n\n", 400},
       {"cr_ends_the_head", "2.2", "GET / HTTP/1.1\r\nHost: a\r\n\rX", kIncomplete},
       {"cr_before_a_name", "2.2", "GET / HTTP/1.1\r\nHost: a\r\n\rX: 1\r\n\r\n", 400},
       // --- Host
       {"no_host", "3.2", get(""), 400},
       {"no_host_in_1_0", "3.2", "GET / HTTP/1.0\r\n\r\n", kValid},
-      {"two_hosts", "3.2", get("Host: a\r\nhost: a\r\n"), 400},
+      {"two_hosts", "3.2", field("host: a"), 400},
       {"two_hosts_in_1_0", "3.2", "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400},
       {"empty_host", "3.2", host(""), kValid},
       {"host_with_port", "RFC 9110, 7.2", host("a:80"), kValid},
@@ -170,26 +177,24 @@ const std::vector<Case>& cases() {
       {"host_with_an_open_bracket", "RFC 3986, 3.2.2", host("[::1"), 400},
       {"host_with_obs_text", "RFC 3986, 3.2.2", host("\xc3\xa4"), 400},
       // --- framing
-      {"body_of_a_post", "6.3", post("Host: a\r\nContent-Length: 5\r\n"), kValid},
-      {"content_length_0_on_get", "6.2", get("Host: a\r\nContent-Length: 0\r\n"), kValid},
-      {"body_on_get", "RFC 9110, 9.3.1", get("Host: a\r\nContent-Length: 1\r\n"), 400},
+      {"body_of_a_post", "6.3", length("5"), kValid},
+      {"content_length_0_on_get", "6.2", field("Content-Length: 0"), kValid},
+      {"body_on_get", "RFC 9110, 9.3.1", field("Content-Length: 1"), 400},
       {"body_on_head", "RFC 9110, 9.3.2", "HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
        400},
-      {"chunked_get", "RFC 9110, 9.3.1", get("Host: a\r\nTransfer-Encoding: chunked\r\n"), 400},
+      {"chunked_get", "RFC 9110, 9.3.1", field("Transfer-Encoding: chunked"), 400},
       {"chunked_post", "6.1", post("Host: a\r\ntransfer-encoding: Chunked\r\n"), kValid},
       {"two_equal_lengths", "6.3", post("Host: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n"),
        400},
-      {"list_of_lengths", "6.3", post("Host: a\r\nContent-Length: 5, 5\r\n"), 400},
-      {"negative_length", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: -1\r\n"), 400},
-      {"signed_length", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: +1\r\n"), 400},
-      {"hexadecimal_length", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: 0x1\r\n"), 400},
-      {"length_with_a_fraction", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: 1.0\r\n"), 400},
-      {"length_with_a_space", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: 1 1\r\n"), 400},
-      {"empty_length", "RFC 9110, 8.6", post("Host: a\r\nContent-Length:\r\n"), 400},
-      {"length_of_65_bits", "RFC 9110, 8.6",
-       post("Host: a\r\nContent-Length: 18446744073709551616\r\n"), 400},
-      {"length_with_no_break_space", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: 1\xa0\r\n"),
-       400},
+      {"list_of_lengths", "6.3", length("5, 5"), 400},
+      {"negative_length", "RFC 9110, 8.6", length("-1"), 400},
+      {"signed_length", "RFC 9110, 8.6", length("+1"), 400},
+      {"hexadecimal_length", "RFC 9110, 8.6", length("0x1"), 400},
+      {"length_with_a_fraction", "RFC 9110, 8.6", length("1.0"), 400},
+      {"length_with_a_space", "RFC 9110, 8.6", length("1 1"), 400},
+      {"empty_length", "RFC 9110, 8.6", length(""), 400},
+      {"length_of_65_bits", "RFC 9110, 8.6", length("18446744073709551616"), 400},
+      {"length_with_nbsp", "RFC 9110, 8.6", post("Host: a\r\nContent-Length: 1\xa0\r\n"), 400},
       {"chunked_and_length", "6.1",
        post("Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400},
       {"chunked_and_length_0", "6.1",
@@ -197,26 +202,25 @@ const std::vector<Case>& cases() {
       {"chunked_in_1_0", "6.1", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
       {"chunked_twice", "6.1",
        post("Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400},
-      {"list_of_codings", "6.1", post("Host: a\r\nTransfer-Encoding: gzip, chunked\r\n"), 400},
-      {"chunked_not_last", "6.1", post("Host: a\r\nTransfer-Encoding: chunked, gzip\r\n"), 400},
-      {"identity", "7", post("Host: a\r\nTransfer-Encoding: identity\r\n"), 400},
-      {"coding_that_ends_in_chunked", "7", post("Host: a\r\nTransfer-Encoding: xchunked\r\n"), 400},
-      {"quoted_coding", "7", post("Host: a\r\nTransfer-Encoding: \"chunked\"\r\n"), 400},
-      {"empty_coding", "6.1", post("Host: a\r\nTransfer-Encoding:\r\n"), 400},
-      {"underscore_for_hyphen", "RFC 3875, 4.1.18", get("Host: a\r\nContent_Length: 5\r\n"), 400},
-      {"hyphens_for_hyphen", "RFC 3875, 4.1.18", get("Host: a\r\nTransfer--Encoding: x\r\n"), 400},
-      {"no_hyphen", "RFC 3875, 4.1.18", get("Host: a\r\ntransferencoding: x\r\n"), 400},
-      {"mark_behind_the_name", "RFC 3875, 4.1.18", get("Host: a\r\nContent-Length~: 5\r\n"), 400},
+      {"list_of_codings", "6.1", coding("gzip, chunked"), 400},
+      {"chunked_not_last", "6.1", coding("chunked, gzip"), 400},
+      {"identity", "7", coding("identity"), 400},
+      {"coding_that_ends_in_chunked", "7", coding("xchunked"), 400},
+      {"quoted_coding", "7", coding("\"chunked\""), 400},
+      {"empty_coding", "6.1", coding(""), 400},
+      {"underscore_for_hyphen", "RFC 3875, 4.1.18", field("Content_Length: 5"), 400},
+      {"hyphens_for_hyphen", "RFC 3875, 4.1.18", field("Transfer--Encoding: x"), 400},
+      {"no_hyphen", "RFC 3875, 4.1.18", field("transferencoding: x"), 400},
+      {"mark_behind_the_name", "RFC 3875, 4.1.18", field("Content-Length~: 5"), 400},
       {"other_names_are_no_framing", "5.1",
-       get("Host: a\r\nX-Content-Length: 5\r\nContent-Lengths: 5\r\nTransfer-Encoding2: x\r\n"),
-       kValid},
+       field("X-Content-Length: 5\r\nContent-Lengths: 5\r\nTransfer-Encoding2: x"), kValid},
       // --- limits (RFC 9110, section 15.5.15; RFC 6585, section 5)
       {"request_line_of_8192", "3", with_request_line(8192), kValid},
       {"request_line_of_8193", "3", with_request_line(8193), 414},
-      {"request_line_of_8193_and_bare_lf", "3", std::string(8193, 'a') + "\n", 414},
-      {"request_line_of_8192_and_cr", "3", "GET " + std::string(8188, '/') + "\r", kIncomplete},
+      {"request_line_of_8193_lf", "3", std::string(8193, 'a') + "\n", 414},
+      {"request_line_of_8192_cr", "3", "GET " + std::string(8188, '/') + "\r", kIncomplete},
       {"request_line_without_end", "3", std::string(8193, 'a'), 414},
-      {"request_line_of_8193_behind_an_empty_line", "3", "\r\n" + with_request_line(8193), 414},
+      {"empty_line_and_8193", "3", "\r\n" + with_request_line(8193), 414},
       {"head_of_16384", "5", with_head(16'384), kValid},
       {"head_of_16385", "5", with_head(16'385), 431},
       {"head_without_end", "5", "GET / HTTP/1.1\r\nX: " + std::string(16'384, 'a'), 431},
@@ -243,55 +247,30 @@ TEST(RequestHead, HasTheVerdictOfRfc9112HoweverTheBytesAreCut) {
   }
 }
 
-TEST(RequestHead, DoesNotLookBehindTheEndOfTheHead) {
-  for (const auto& each : cases()) {
-    if (each.verdict != kValid) continue;
-    for (const std::string& more :
-         {""s, "x"s, "\r"s, "\n"s, "\0"s, each.bytes, std::string(20'000, 'x')}) {
-      const auto bytes = each.bytes + more;
-      const auto parsed = parse_request_head(bytes);
-      ASSERT_TRUE(std::holds_alternative<RequestHead>(parsed)) << each.name;
-      EXPECT_EQ(std::get<RequestHead>(parsed).size, each.bytes.size()) << each.name;
-    }
-  }
-}
-
-TEST(RequestHead, EveryPrefixOfAValidRequestIsIncomplete) {
-  for (const auto& each : cases()) {
-    if (each.verdict != kValid) continue;
-    const std::string_view bytes = each.bytes;
+TEST(RequestHead, EndsWhereItEndsAndNeitherEarlierNorLater) {
+  for (const auto& [name, section, bytes, expected] : cases()) {
+    if (expected != kValid) continue;
     for (std::size_t size = 0; size < bytes.size(); size += bytes.size() < 600 ? 1 : 97) {
-      ASSERT_EQ(verdict(bytes.substr(0, size)), kIncomplete) << each.name << ", " << size;
+      ASSERT_EQ(verdict(bytes.substr(0, size)), kIncomplete) << name << ", " << size;
     }
-    ASSERT_EQ(verdict(bytes.substr(0, bytes.size() - 1)), kIncomplete) << each.name;
+    ASSERT_EQ(verdict(bytes.substr(0, bytes.size() - 1)), kIncomplete) << name;
+    for (const std::string& more :
+         {""s, "x"s, "\r"s, "\n"s, "\0"s, bytes, std::string(20'000, 'x')}) {
+      const auto parsed = parse_request_head(bytes + more);
+      ASSERT_TRUE(std::holds_alternative<RequestHead>(parsed)) << name;
+      EXPECT_EQ(std::get<RequestHead>(parsed).size, bytes.size()) << name;
+    }
   }
 }
 
 // Bytes put together at random from what matters to the grammar: whatever they are, a reader that
 // gets them one by one decides the same as one that gets them at once.
 TEST(RequestHead, RandomBytesGetTheSameVerdictHoweverTheyAreCut) {
-  const std::vector<std::string> parts{"GET",
-                                       " ",
-                                       "/",
-                                       "HTTP/1.1",
-                                       "HTTP/1.0",
-                                       "\r\n",
-                                       "\r",
-                                       "\n",
-                                       "Host",
-                                       ":",
-                                       "a",
-                                       "\t",
-                                       "\0"s,
-                                       "Content-Length",
-                                       "5",
-                                       "Transfer-Encoding",
-                                       "chunked",
-                                       "\r\n\r\n",
-                                       "X: 1\r\n",
-                                       "Host: a\r\n",
-                                       "GET / HTTP/1.1\r\n",
-                                       "\x80"};
+  std::istringstream list(
+      "GET| |/|HTTP/1.1|HTTP/1.0|\r\n|\r|\n|Host|:|a|\t|\0|Content-Length|5|Transfer-Encoding|"
+      "chunked|\r\n\r\n|X: 1\r\n|Host: a\r\n|GET / HTTP/1.1\r\n|\x80"s);
+  std::vector<std::string> parts;
+  for (std::string part; std::getline(list, part, '|');) parts.push_back(part);
   std::mt19937 random(20261123);
   for (int round = 0; round < 3'000; ++round) {
     std::string bytes = round % 2 == 0 ? "GET / HTTP/1.1\r\nHost: a\r\n" : "";
@@ -321,11 +300,6 @@ TEST(RequestHead, SplitsWhatItAccepts) {
   EXPECT_EQ(head.only("a"), "") << "two of them: neither is taken";
   EXPECT_EQ(head.only("b"), "");
   EXPECT_FALSE(head.http_1_0);
-}
-
-TEST(RequestHead, CountsAnEmptyLineBeforeTheRequestAsPartOfIt) {
-  const auto bytes = "\r\n" + host("a");
-  EXPECT_EQ(parse(bytes).size, bytes.size());
 }
 
 TEST(RequestHead, TakesThePathOutOfTheAbsoluteForm) {

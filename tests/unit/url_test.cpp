@@ -31,17 +31,12 @@ TEST(PercentDecode, TakesPlusForASpaceInQueriesOnly) {
   EXPECT_EQ(percent_decode("a+b%2B", false), "a+b+");
 }
 
-TEST(PercentEncode, IsUndoneByDecoding) {
-  std::string all;
-  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
-  EXPECT_EQ(percent_decode(percent_encode(all), true), all);
-  EXPECT_EQ(percent_decode(percent_encode(all), false), all);
-}
-
-TEST(PercentEncode, EscapesAllButTheUnreserved) {
+TEST(PercentEncode, IsUndoneByDecodingAndEscapesAllButTheUnreserved) {
   for (int byte = 0; byte < 256; ++byte) {
     const std::string text(1, static_cast<char>(byte));
     EXPECT_EQ(percent_encode(text), tests::percent_encode(text)) << byte;
+    EXPECT_EQ(percent_decode(percent_encode(text), true), text) << byte;
+    EXPECT_EQ(percent_decode(percent_encode(text), false), text) << byte;
   }
 }
 
@@ -67,46 +62,17 @@ TEST(BaseUrl, TakesAnIpv6AddressInBrackets) {
 }
 
 TEST(BaseUrl, RefusesEverythingElse) {
-  for (const char* text : {"",
-                           "a",
-                           "a:80",
-                           "//a",
-                           "http:",
-                           "http://",
-                           "http:///",
-                           "http://:80",
-                           "https://a",
-                           "ftp://a",
-                           " http://a",
-                           "http://a ",
-                           "http://a/b",
-                           "http://a//",
-                           "http://a?b",
-                           "http://a#b",
-                           "http://user@a",
-                           "http://a:",
-                           "http://a:/",
-                           "http://a:0",
-                           "http://a:65536",
-                           "http://a:-1",
-                           "http://a:+1",
-                           "http://a:8o",
-                           "http://a:80:80",
-                           "http://a b",
-                           "http://a,b",
-                           "http://\xc3\xa4",
-                           "http://[::1",
-                           "http://[]",
-                           "http://[a]",
-                           "http://[127.0.0.1]",
-                           "http://[::1]80",
-                           "http://[::1]x8080",
-                           "http://[::1]/80",
-                           "http://[::1]:",
-                           "http://::1",
-                           "http://[::1%]",
-                           "http://[fe80::1%a b]"}) {
+  for (const std::string text : {"", "a", "a:80", "//a", "http:", "http://", "http:///",
+                                 "https://a", "ftp://a", " http://a"}) {
     EXPECT_THROW(parse_base_url(text), std::invalid_argument) << text;
+  }
+  for (const std::string rest :
+       {":80",      "a ",     "a/b",     "a//",         "a?b",          "a#b",
+        "user@a",   "a:",     "a:/",     "a:0",         "a:65536",      "a:-1",
+        "a:+1",     "a:8o",   "a:80:80", "a b",         "a,b",          "\xc3\xa4",
+        "[::1",     "[]",     "[a]",     "[127.0.0.1]", "[::1]80",      "[::1]x8080",
+        "[::1]/80", "[::1]:", "::1",     "[::1%]",      "[fe80::1%a b]"}) {
+    EXPECT_THROW(parse_base_url("http://" + rest), std::invalid_argument) << rest;
   }
 }
 
