@@ -5,9 +5,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-struct Check : testing::TestWithParam<std::string> {
-  const std::string binary = GetParam() == "service-a" ? kServiceA : kServiceB;
-
+struct Check : EachService {
   static std::string port_flag(std::uint16_t port) { return "--port=" + std::to_string(port); }
 
   void expect_unhealthy(std::uint16_t port, const std::string& why) const {
@@ -62,10 +60,7 @@ TEST_P(Check, TakesTwoSecondsAtMost) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, Check, testing::Values("service-a", "service-b"),
-                         [](const auto& test) {
-                           return std::string(test.param == "service-a" ? "ServiceA" : "ServiceB");
-                         });
+INSTANTIATE_TEST_SUITE_P(Of, Check, testing::Values("service-a", "service-b"), service_name);
 
 }  // namespace
 }  // namespace tests

@@ -9,11 +9,6 @@
 namespace tests {
 namespace {
 
-std::string read_file(const std::string& path) {
-  std::ifstream file(std::string(PROJECT_FOLDER) + "/" + path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 // What the first group of `pattern` matches in `text`.
 std::set<std::string> found(const std::string& text, const std::string& pattern) {
   const std::regex regex(pattern);
@@ -53,14 +48,18 @@ TEST(Documented, EachRouteIsInHelpReadmeAndPage) {
   }
 }
 
-TEST(Documented, EachReasonIsInReadmeAndPage) {
+TEST(Documented, EachReasonIsInReadmePageAlertsAndDashboard) {
   const auto b = start_b("http://127.0.0.1:9");
   const auto page = get(b.port(), "/").response.value().body;
+  const auto alerts = read_file("deploy/observability/alerts.yml");
+  const auto dashboard = read_file("deploy/observability/dashboard.json");
   const auto reasons = found(metrics_of(b.port()), R"re(error_type="([^"]+)")re");
-  ASSERT_TRUE(reasons.contains("timeout"));
+  EXPECT_EQ(reasons.size(), 8U);
   for (const auto& reason : reasons) {
     EXPECT_TRUE(found(read_file("README.md"), "\n\\| `([a-z_]+)`").contains(reason)) << reason;
     EXPECT_TRUE(found(page, "name: \"([a-z_]+)\"").contains(reason)) << reason << " in page.html";
+    EXPECT_TRUE(found(alerts, "eq \\$reason \"([a-z_]+)\"").contains(reason)) << reason;
+    EXPECT_TRUE(found(dashboard, "\"options\": *\"([a-z_]+)\"").contains(reason)) << reason;
   }
 }
 
@@ -78,6 +77,7 @@ TEST(Documented, ThePageIsHtmlThatNothingElseMayRunIn) {
   const auto page = get(b.port(), "/").response.value();
   EXPECT_EQ(page.status, 200);
   EXPECT_EQ(page.header("content-type"), "text/html; charset=utf-8");
+  EXPECT_EQ(page.header("cache-control"), "no-store");
   EXPECT_TRUE(
       page.header("content-security-policy").value_or("").starts_with("default-src 'none';"));
   EXPECT_NE(page.body.find(R"(data-budget-ms="250" data-service-a-port="9")"), std::string::npos);

@@ -4,10 +4,12 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <stdexcept>
-#include <tuple>
 
 namespace tests {
 
@@ -50,6 +52,10 @@ void for_both(const std::vector<std::string>& flags, const std::function<void(Te
   }
 }
 
+std::string service_name(const testing::TestParamInfo<std::string>& test) {
+  return test.param == "service-a" ? "ServiceA" : "ServiceB";
+}
+
 Outcome run(const std::string& binary, const std::vector<std::string>& flags,
             ProcessOptions options) {
   std::vector<std::string> argv{binary};
@@ -62,32 +68,24 @@ Outcome run(const std::string& binary, const std::vector<std::string>& flags,
   return result;
 }
 
-namespace {
-
-// A socket bound to a free port on 127.0.0.1.
-std::pair<UniqueFd, std::uint16_t> bound_socket() {
-  UniqueFd fd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+ClosedPort::ClosedPort() : fd_(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   auto* const plain = reinterpret_cast<sockaddr*>(&address);
   socklen_t size = sizeof address;
-  check(::bind(fd.get(), plain, size), "bind");
-  check(::getsockname(fd.get(), plain, &size), "getsockname");
-  return {std::move(fd), ntohs(address.sin_port)};
+  check(::bind(fd_.get(), plain, size), "bind");
+  check(::getsockname(fd_.get(), plain, &size), "getsockname");
+  port_ = ntohs(address.sin_port);
 }
 
-}  // namespace
-
-ClosedPort::ClosedPort() { std::tie(fd_, port_) = bound_socket(); }
-
-FullBacklog::FullBacklog() {
-  std::tie(fd_, port_) = bound_socket();
-  check(::listen(fd_.get(), 0), "listen");
-  do {
-    waiting_.emplace_back(port_, ConnectionOptions{.connect_timeout = milliseconds(200)});
-  } while (waiting_.back().connected() && waiting_.size() < 10);
-  if (waiting_.back().connected()) throw std::runtime_error("the backlog does not fill");
+Listener::Listener(int backlog)
+    : fd_(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")) {
+  check(::listen(fd_.get(), backlog), "listen");  // binds it as well
+  sockaddr_in address{};
+  socklen_t size = sizeof address;
+  check(::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size), "getsockname");
+  port = ntohs(address.sin_port);
 }
 
 std::uint16_t lasting_port() {
@@ -121,6 +119,7 @@ void expect_json(const Response& response, int status, const std::string& body) 
   EXPECT_EQ(response.body, body);
   EXPECT_EQ(response.header("content-type"), "application/json");
   EXPECT_EQ(response.header("content-length"), std::to_string(body.size()));
+  EXPECT_EQ(response.header("cache-control"), "no-store");
   EXPECT_TRUE(response.header("x-request-id"));
 }
 
@@ -161,6 +160,18 @@ std::string metrics_of(std::uint16_t port) {
   return result.response ? result.response->body : "";
 }
 
+std::optional<double> sample(std::uint16_t port, const std::string& series) {
+  return sample(metrics_of(port), series);
+}
+
+LogLine start_line(Service& service) { return line_with(service.process(), "msg", "listening"); }
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(std::string(PROJECT_FOLDER) + "/" + path);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts(1);
   for (const char c : text) {
@@ -188,32 +199,19 @@ std::vector<std::string> tricky_messages() {
 }
 
 std::string random_utf8(std::mt19937& random, int most) {
-  const auto pick = [&random](unsigned low, unsigned high) {
-    return std::uniform_int_distribution<unsigned>(low, high)(random);
-  };
-  const auto byte = [](unsigned bits) { return static_cast<char>(bits); };
+  const auto below = [&random](unsigned limit) { return static_cast<unsigned>(random() % limit); };
   std::string text;
-  for (auto count = pick(0, static_cast<unsigned>(most)); count > 0; --count) {
-    switch (pick(0, 4)) {
-      case 0: text += byte(pick(0, 0x7F)); break;
-      case 1: text += byte(pick(0x20, 0x7E)); break;
-      case 2: {
-        const auto c = pick(0x80, 0x7FF);
-        text += {byte(0xC0 | c >> 6), byte(0x80 | (c & 0x3F))};
-        break;
-      }
-      case 3: {
-        auto c = pick(0x800, 0xF7FF);
-        if (c >= 0xD800) c += 0x800;  // no surrogates
-        text += {byte(0xE0 | c >> 12), byte(0x80 | (c >> 6 & 0x3F)), byte(0x80 | (c & 0x3F))};
-        break;
-      }
-      default: {
-        const auto c = pick(0x10000, 0x10FFFF);
-        text += {byte(0xF0 | c >> 18), byte(0x80 | (c >> 12 & 0x3F)), byte(0x80 | (c >> 6 & 0x3F)),
-                 byte(0x80 | (c & 0x3F))};
-      }
+  for (auto count = below(static_cast<unsigned>(most) + 1); count > 0; --count) {
+    auto c = below(std::array{0x80U, 0x800U, 0x10000U, 0x110000U}.at(below(4)));
+    if (c >= 0xD800 && c < 0xE000) c -= 0x800;  // no surrogates
+    const auto add = [&text](unsigned byte) { text += static_cast<char>(byte); };
+    if (c < 0x80) {
+      add(c);
+      continue;
     }
+    const auto more = c < 0x800 ? 1U : c < 0x10000 ? 2U : 3U;  // bytes behind the first
+    add((0xFF00U >> (more + 1) & 0xFF) | c >> 6 * more);
+    for (auto left = more; left > 0; --left) add(0x80 | (c >> 6 * (left - 1) & 0x3F));
   }
   return text;
 }

@@ -48,6 +48,14 @@ struct Tested {
 void for_both(const std::vector<std::string>& flags, const std::function<void(Tested&)>& test,
               const ProcessOptions& options = {});
 
+// For suites of tests that are done with each of the two:
+// INSTANTIATE_TEST_SUITE_P(Of, Suite, testing::Values("service-a", "service-b"), service_name);
+struct EachService : testing::TestWithParam<std::string> {
+  const bool is_a = GetParam() == "service-a";
+  const std::string binary = is_a ? kServiceA : kServiceB;
+};
+std::string service_name(const testing::TestParamInfo<std::string>& test);
+
 // A run that ends by itself.
 struct Outcome {
   std::optional<int> code;
@@ -69,16 +77,12 @@ class ClosedPort {
   std::uint16_t port_ = 0;
 };
 
-// A listener whose backlog is full: the kernel lets further connections wait.
-class FullBacklog {
- public:
-  FullBacklog();
-  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
-
- private:
-  UniqueFd fd_;
-  std::uint16_t port_ = 0;
-  std::vector<Connection> waiting_;
+// Listens on a free port, and accepts nobody.
+struct Listener {
+  explicit Listener(int backlog = 16);
+  int fd() const { return fd_.get(); }
+  const UniqueFd fd_;
+  std::uint16_t port = 0;
 };
 
 // Below the range from which the kernel picks ports by itself, so that nobody takes it between a
@@ -105,6 +109,10 @@ bool matches(const std::string& text, const std::string& form);
 // The compact JSON string of valid UTF-8, raw.
 std::string quoted(const std::string& text);
 
+// A request for /health, and the path that has B call A.
+inline const std::string kHealth = request_text("/health");
+inline const std::string kCall = "/call-echo?msg=hello";
+
 // The right answers to /health, to /echo and to /call-echo.
 inline const std::string kOk = "{\"status\":\"ok\"}\n";
 std::string echo_body(const std::string& msg);
@@ -113,6 +121,14 @@ std::string call_body(const std::string& msg);
 // A sample from a /metrics text; nullopt where there is none. `series` as it is written there.
 std::optional<double> sample(const std::string& metrics, const std::string& series);
 std::string metrics_of(std::uint16_t port);
+// The same from the /metrics of that port.
+std::optional<double> sample(std::uint16_t port, const std::string& series);
+
+// The line that says where a service listens, and with which configuration.
+LogLine start_line(Service& service);
+
+// A file of the project; throws where there is none.
+std::string read_file(const std::string& path);
 
 // The parts between the separators.
 std::vector<std::string> split(const std::string& text, char separator);

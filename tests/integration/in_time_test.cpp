@@ -15,8 +15,6 @@ using namespace std::chrono_literals;
 constexpr std::size_t kMany = 20;
 constexpr auto kMargin = 50ms;   // the contract's word: within the budget and 50 ms
 constexpr auto kAtOnce = 100ms;  // for twenty callers, who share the processors with the services
-const std::string kCall = "/call-echo?msg=hello";
-
 // That twenty calls of `b` at once end with that reason, when `budget` is over, and no later than
 // the contract allows.
 void expect_timeouts(const Service& b, milliseconds budget, const std::string& what) {
@@ -106,11 +104,6 @@ void expect_answers(const Service& service, const std::string& target, int statu
     EXPECT_EQ(result.response->field("reason"), reason) << target;
   });
   expect_in_time(timings, limit, target + " " + reason);
-}
-
-TEST(AtOnce, ConnectionRefusedIsAnswered) {
-  const ClosedPort nobody;
-  expect_answers(start_b(nobody.url()), kCall, 503, "connection_refused", kAtOnce);
 }
 
 TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {

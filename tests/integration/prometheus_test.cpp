@@ -20,14 +20,8 @@ namespace {
 
 using nlohmann::json;
 
-const std::filesystem::path kProject = PROJECT_FOLDER;
-const auto kFolder = kProject / "deploy/observability";
-
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file) throw std::runtime_error("cannot read " + path.string());
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+const std::string kFolder = "deploy/observability/";
+const std::string kFullFolder = std::string(PROJECT_FOLDER) + "/" + kFolder;
 
 void write_file(const std::filesystem::path& path, std::string_view text) {
   if (!(std::ofstream(path) << text)) throw std::runtime_error("cannot write " + path.string());
@@ -43,33 +37,22 @@ std::string replaced(std::string text, std::string_view from, std::string_view t
   return text;
 }
 
-class TemporaryFolder {
- public:
+struct TemporaryFolder {
   TemporaryFolder() {
     auto name = (std::filesystem::temp_directory_path() / "prometheus-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + name);
-    path_ = name;
+    path = name;
   }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path); }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
+  std::filesystem::path operator/(const std::string& name) const { return path / name; }
+  std::filesystem::path path;
 };
 
-bool installed(const std::string& program) {
-  Process which({"/bin/sh", "-c", "command -v \"$0\"", program});
-  return which.wait(kPatience) == 0;
-}
-
-#define SKIP_WITHOUT(program) \
-  if (!installed(program)) GTEST_SKIP() << program " is not installed: scripts/setup.sh dev"
+#define SKIP_WITHOUT(program)                                  \
+  if (run("/bin/sh", {"-c", "command -v " program}).code != 0) \
+  GTEST_SKIP() << program " is not installed: scripts/setup.sh dev"
 
 // A program that has nothing to complain about. Testing the rules takes promtool seconds of CPU
 // time.
@@ -78,12 +61,10 @@ void expect_success(const std::vector<std::string>& argv) {
   EXPECT_EQ(process.wait(3 * kPatience), 0) << process.out() << process.err();
 }
 
-// ---- the queries that the project's files hold --------------------------------------------------
-
 // Those of the README by their comment, without the comment's "# ".
 std::map<std::string, std::string> queries_of_readme() {
   static const std::regex each(R"(# (.+)\n([^#`]+))");
-  const auto text = read_file(kFolder / "README.md");
+  const auto text = read_file(kFolder + "README.md");
   const auto begin = text.find("```promql\n");
   const auto block = text.substr(begin, text.find("\n```\n", begin) + 1 - begin);
   std::map<std::string, std::string> queries;
@@ -101,48 +82,22 @@ std::string readme_query(std::string_view beginning) {
   throw std::runtime_error("the README has no query " + std::string(beginning));
 }
 
-json dashboard() { return json::parse(read_file(kFolder / "dashboard.json")); }
-
-// The queries of the panels by the panel's title, and that of the annotations, as Grafana asks
-// them: of everything, with scrapes a minute apart.
-std::multimap<std::string, std::string> queries_of_dashboard() {
-  std::multimap<std::string, std::string> queries;
-  const auto filled_in = [](std::string query) {
-    static const std::regex variable(R"(\$(namespace|job|instance))");
-    static const std::regex rate_interval(R"(\$__rate_interval)");
-    return std::regex_replace(std::regex_replace(query, variable, ".*"), rate_interval, "4m");
-  };
-  const auto board = dashboard();
-  for (const auto& panel : board.at("panels")) {
-    for (const auto& target : panel.at("targets")) {
-      queries.emplace(panel.at("title"), filled_in(target.at("expr")));
-    }
-  }
-  for (const auto& annotation : board.at("annotations").at("list")) {
-    if (annotation.contains("expr")) {
-      queries.emplace(annotation.at("name"), filled_in(annotation.at("expr")));
-    }
+// The queries of the panels and of the annotations, by where they are in the file.
+std::map<std::string, std::string> queries_of_dashboard() {
+  std::map<std::string, std::string> queries;
+  const auto board = json::parse(read_file(kFolder + "dashboard.json")).flatten();
+  for (const auto& [path, query] : board.items()) {
+    if (path.ends_with("/expr")) queries[path] = query;
   }
   return queries;
 }
 
-// The metrics that a query reads: the identifiers outside of strings, {labels}, [ranges] and lists
-// of labels that are no functions and no keywords.
-std::set<std::string> metrics_in(const std::string& query) {
-  static const std::regex string(R"("(?:[^"\\]|\\.)*")");
-  static const std::regex no_metrics(
-      R"(\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring|group_left|group_right)\s*(\([^)]*\))?)");
-  static const std::regex identifier(R"(\b([a-zA-Z_:][a-zA-Z0-9_:]*)\b(\s*\()?)");
-  static const std::set<std::string> keywords{"and", "or", "unless", "offset", "bool"};
-  const auto bare = std::regex_replace(std::regex_replace(query, string, ""), no_metrics, " ");
-  std::set<std::string> found;
-  for (std::sregex_iterator each(bare.begin(), bare.end(), identifier), end; each != end; ++each) {
-    if (!(*each)[2].matched && !keywords.contains(each->str(1))) found.insert(each->str(1));
-  }
-  return found;
+// As Grafana asks it: of everything, with scrapes a minute apart.
+std::string filled_in(const std::string& query) {
+  static const std::regex variable(R"(\$(namespace|job|instance))");
+  static const std::regex rate_interval(R"(\$__rate_interval)");
+  return std::regex_replace(std::regex_replace(query, variable, ".*"), rate_interval, "4m");
 }
-
-// ---- what is observed ---------------------------------------------------------------------------
 
 // Service A, slow enough to be told from a failure, and Service B, which has already seen A answer
 // and refuse: both have been counted once.
@@ -179,7 +134,7 @@ struct TwoServices {
 
 // prometheus.yml where these two run, with ten scrapes a second.
 std::string fast_configuration(const TwoServices& services) {
-  auto text = read_file(kFolder / "prometheus.yml");
+  auto text = read_file(kFolder + "prometheus.yml");
   text = replaced(text, "127.0.0.1:8080", services.address_of_a());
   text = replaced(text, "127.0.0.1:8081", services.address_of_b());
   return replaced(text, "_interval: 15s", "_interval: 100ms");
@@ -196,29 +151,12 @@ std::string kubernetes_configuration(const TwoServices& services) {
            "__meta_kubernetes_pod_label_app_kubernetes_io_name: " + name + ", " +
            "__meta_kubernetes_pod_label_app_kubernetes_io_part_of: " + part_of + "}}";
   };
-  return replaced(read_file(kFolder / "prometheus-kubernetes.yml"),
+  return "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\n" +
+         replaced(read_file(kFolder + "prometheus-kubernetes.yml"),
                   "kubernetes_sd_configs: [{ role: pod }]",
                   "static_configs: [" + pod(services.address_of_a(), "two-services", "service-a") +
                       ", " + pod(services.address_of_b(), "two-services", "service-b") + ", " +
                       pod("127.0.0.1:1", "other", "other") + "]");
-}
-
-// A minute as a second, an hour as a minute, in rules.
-std::string sixty_times_as_fast(const std::string& rules) {
-  static const std::regex duration(R"((\[|for: )(\d+)([mhd]))");
-  std::string result;
-  std::sregex_iterator each(rules.begin(), rules.end(), duration);
-  std::string rest = rules;
-  for (; each != std::sregex_iterator(); ++each) {
-    const auto number = std::stoi(each->str(2));
-    const auto unit = each->str(3);
-    result += each->prefix().str() + each->str(1);
-    result += unit == "m"   ? std::to_string(number) + "s"
-              : unit == "h" ? std::to_string(number) + "m"
-                            : std::to_string(24 * number) + "m";
-    rest = each->suffix().str();
-  }
-  return result + rest;
 }
 
 // The port of a program of the Prometheus project that was told to take a free one.
@@ -233,9 +171,8 @@ std::uint16_t port_it_listens_on(Process& process) {
 
 class Prometheus {
  public:
-  Prometheus(const std::string& configuration, const std::string& rules,
-             const std::vector<std::string>& flags = {})
-      : process_(command(configuration, rules, flags)), port_(port_it_listens_on(process_)) {
+  explicit Prometheus(const std::string& configuration)
+      : process_(command(configuration)), port_(port_it_listens_on(process_)) {
     EXPECT_TRUE(eventually([this] { return get(port_, "/-/ready").status() == 200; }, kPatience));
     // Enough points that a rate of what happens next is near the truth.
     EXPECT_TRUE(eventually([this] { return scrapes() >= 3; }, kPatience)) << process_.err();
@@ -277,15 +214,12 @@ class Prometheus {
   }
 
  private:
-  std::vector<std::string> command(const std::string& configuration, const std::string& rules,
-                                   const std::vector<std::string>& flags) {
+  std::vector<std::string> command(const std::string& configuration) {
     write_file(folder_ / "prometheus.yml", configuration);
-    write_file(folder_ / "alerts.yml", rules);
-    std::vector<std::string> argv{
-        "prometheus", "--config.file=" + (folder_ / "prometheus.yml").string(),
-        "--storage.tsdb.path=" + (folder_ / "data").string(), "--web.listen-address=127.0.0.1:0"};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    return argv;
+    write_file(folder_ / "alerts.yml", read_file(kFolder + "alerts.yml"));
+    return {"prometheus", "--config.file=" + (folder_ / "prometheus.yml").string(),
+            "--storage.tsdb.path=" + (folder_ / "data").string(),
+            "--web.listen-address=127.0.0.1:0"};
   }
 
   TemporaryFolder folder_;
@@ -293,12 +227,10 @@ class Prometheus {
   std::uint16_t port_ = 0;
 };
 
-// ---- the files ----------------------------------------------------------------------------------
-
 TEST(Observability, PromtoolAcceptsTheFilesAndEachAlertFiresWhenItShould) {
   SKIP_WITHOUT("promtool");
-  expect_success({"promtool", "check", "config", (kFolder / "prometheus.yml").string()});
-  expect_success({"promtool", "test", "rules", (kFolder / "alerts_test.yml").string()});
+  expect_success({"promtool", "check", "config", kFullFolder + "prometheus.yml"});
+  expect_success({"promtool", "test", "rules", kFullFolder + "alerts_test.yml"});
 }
 
 TEST(Observability, PromtoolHasNothingToSayAboutTheMetrics) {
@@ -316,58 +248,15 @@ TEST(Observability, PromtoolHasNothingToSayAboutTheMetrics) {
   }
 }
 
-TEST(Observability, EachReasonHasItsFirstStepAndItsColour) {
-  const TwoServices services;
-  const auto metrics = metrics_of(services.b.port());
-  const auto alerts = read_file(kFolder / "alerts.yml");
-  const auto board = dashboard().dump();
-  static const std::regex reason(R"re(_count\{.*error_type="([a-z_]+)")re");
-  int count = 0;
-  for (std::sregex_iterator each(metrics.begin(), metrics.end(), reason), end; each != end;
-       ++each) {
-    ++count;
-    EXPECT_NE(alerts.find("eq $reason \"" + each->str(1) + "\""), std::string::npos)
-        << each->str(1);
-    EXPECT_NE(board.find(R"("options":")" + each->str(1) + "\""), std::string::npos)
-        << each->str(1);
-  }
-  EXPECT_EQ(count, 8);
-}
-
-TEST(Observability, TheDashboardAsksForWhatIsChosenAndItsPanelsDoNotOverlap) {
-  const auto board = dashboard();
-  std::vector<std::string> variables;
-  for (const auto& variable : board.at("templating").at("list")) {
-    variables.push_back(variable.at("name"));
-  }
-  EXPECT_EQ(variables, (std::vector<std::string>{"datasource", "namespace", "job", "instance"}));
-
-  std::set<int> ids;
-  std::set<std::pair<int, int>> taken;
-  for (const auto& panel : board.at("panels")) {
-    SCOPED_TRACE(panel.at("title"));
-    EXPECT_TRUE(ids.insert(panel.at("id").get<int>()).second);
-    EXPECT_NE(panel.at("description"), "");
-    for (const auto& target : panel.at("targets")) {
-      EXPECT_EQ(target.at("datasource").at("uid"), "${datasource}");
-      const auto query = target.at("expr").get<std::string>();
-      EXPECT_EQ(replaced(query, R"(namespace=~"$namespace",job=~"$job",instance=~"$instance"})", "")
-                    .find('}'),
-                std::string::npos)
-          << query;
-    }
-    const auto& place = panel.at("gridPos");
-    for (int x = 0; x < place.at("w"); ++x) {
-      for (int y = 0; y < place.at("h"); ++y) {
-        const auto column = x + place.at("x").get<int>();
-        EXPECT_LT(column, 24);
-        EXPECT_TRUE(taken.emplace(column, y + place.at("y").get<int>()).second);
-      }
-    }
+TEST(Observability, TheDashboardAsksForWhatIsChosen) {
+  for (const auto& [path, query] : queries_of_dashboard()) {
+    if (!path.starts_with("/panels/")) continue;
+    EXPECT_EQ(replaced(query, R"(namespace=~"$namespace",job=~"$job",instance=~"$instance"})", "")
+                  .find('}'),
+              std::string::npos)
+        << path << ": " << query;
   }
 }
-
-// ---- a real Prometheus --------------------------------------------------------------------------
 
 TEST(Observability, APrometheusAnswersTheQueriesWithWhatHappened) {
   SKIP_WITHOUT("prometheus");
@@ -375,7 +264,7 @@ TEST(Observability, APrometheusAnswersTheQueriesWithWhatHappened) {
   constexpr int kRefused = 10;
   constexpr int kWaiting = 3;
   TwoServices services;
-  const Prometheus prometheus(fast_configuration(services), read_file(kFolder / "alerts.yml"));
+  const Prometheus prometheus(fast_configuration(services));
   const auto up = readme_query("Whether the last scrape");
   EXPECT_TRUE(prometheus.becomes(up, {{"service-a", 1}, {"service-b", 1}}, "job"));
 
@@ -418,83 +307,50 @@ TEST(Observability, APrometheusAnswersTheQueriesWithWhatHappened) {
   EXPECT_TRUE(prometheus.becomes(waiting, {{"", 0}}));
 }
 
-TEST(Observability, APrometheusHasDataForEveryQueryAndEveryMetricOfTheAlerts) {
+// When each alert fires is alerts_test.yml's.
+TEST(Observability, APrometheusInAClusterHasDataForEveryQueryAndEveryMetricOfTheAlerts) {
   SKIP_WITHOUT("prometheus");
-  const TwoServices services;
-  const Prometheus prometheus(fast_configuration(services), read_file(kFolder / "alerts.yml"));
+  TwoServices services;
+  const Prometheus prometheus(kubernetes_configuration(services));
+  EXPECT_TRUE(prometheus.becomes("up", {{"service-a-0", 1}, {"service-b-0", 1}}, "pod"));
   services.calls(3, 200);
   get(services.a->port(), "/echo?msg=hello");
   ASSERT_TRUE(prometheus.becomes("sum(http_client_request_duration_seconds_count)", {{"", 5}}));
 
-  auto queries = queries_of_dashboard();
-  for (const auto& query : queries_of_readme()) queries.insert(query);
+  auto queries = queries_of_readme();
+  for (const auto& [path, query] : queries_of_dashboard()) queries[path] = filled_in(query);
   EXPECT_GT(queries.size(), 20U);
-  // There is no such series while nothing is amiss.
-  static const std::set<std::string> kNoData{"Open connections"};
-  for (const auto& [title, query] : queries) {
-    EXPECT_TRUE(kNoData.contains(title) || !prometheus.ask(query).empty()) << title << "\n"
-                                                                           << query;
+  for (const auto& [where, query] : queries) {
+    if (query.find("http_route=\"\"") != std::string::npos) continue;  // nobody was turned away
+    EXPECT_FALSE(prometheus.ask(query).empty()) << where << "\n" << query;
   }
-
-  std::set<std::string> known = prometheus.api("label/__name__/values");
   // There before the first, which a rate does not see otherwise.
   EXPECT_EQ(prometheus.ask(
                 "http_server_request_duration_seconds_count{http_response_status_code=\"500\"}"),
             (Prometheus::Values{{"", 0}}));
+  // What the alerts read is there as well, though they find nothing amiss.
+  static const std::regex metric(
+      "\\b(http_(server|client)|process|build|log|two_services)[_:][a-z_:]+");
+  const std::set<std::string> known = prometheus.api("label/__name__/values");
   const auto rules = prometheus.api("rules");
   for (const auto& rule : rules.at("groups").at(0).at("rules")) {
     EXPECT_EQ(rule.at("health"), "ok") << rule;
-    queries.emplace(rule.at("name"), rule.at("query"));
-  }
-  for (const auto& [where, query] : queries) {
-    const auto names = metrics_in(query);
-    EXPECT_FALSE(names.empty()) << where << ": " << query;
-    for (const auto& name : names) EXPECT_TRUE(known.contains(name)) << where << ": " << name;
-  }
-}
-
-// With the default interval of Prometheus, one minute, as one second, and the rules in proportion.
-TEST(Observability, AlertsFireAtOneScrapeAMinuteWhereverTheTargetsComeFrom) {
-  SKIP_WITHOUT("prometheus");
-  TwoServices services;
-  const Prometheus prometheus("global: {scrape_interval: 1s, evaluation_interval: 1s}\n" +
-                                  kubernetes_configuration(services),
-                              sixty_times_as_fast(read_file(kFolder / "alerts.yml")),
-                              {"--query.lookback-delta=5s"});
-  EXPECT_TRUE(prometheus.becomes("up", {{"service-a-0", 1}, {"service-b-0", 1}}, "pod"));
-  const std::jthread caller([&services](const std::stop_token& stop) {
-    while (!stop.stop_requested()) get(services.b.port(), "/call-echo?msg=hello", {}, kPatience);
-  });
-  // Some history, or the first failure would be all that Prometheus knows.
-  const std::string answered = "count_over_time(two_services:calls{error_type=\"\"}[1h]) > bool 5";
-  EXPECT_TRUE(prometheus.becomes(answered, {{"", 1}}));
-  const std::string firing = "ALERTS{namespace=\"shop\",alertstate=\"firing\"}";
-  EXPECT_TRUE(prometheus.becomes(firing, {}));
-
-  services.kill_a();
-  EXPECT_TRUE(prometheus.becomes(
-      firing, {{"ServiceAFailing", 1}, {"ServiceADown", 1}, {"InstanceDown", 1}}, "alertname"));
-  const auto alerts = prometheus.api("alerts");
-  for (const auto& alert : alerts.at("alerts")) {
-    for (const auto& text : alert.at("annotations")) {
-      EXPECT_EQ(text.get<std::string>().find("<error"), std::string::npos) << alert;
+    const auto query = rule.at("query").get<std::string>();
+    for (std::sregex_iterator each(query.begin(), query.end(), metric), end; each != end; ++each) {
+      EXPECT_TRUE(known.contains(each->str())) << rule.at("name") << ": " << each->str();
     }
   }
-  const auto crash_loop_fires = [&] {
-    services.kill_a();
-    services.start_a();
-    return prometheus.ask(firing, "alertname").contains("CrashLoop");
-  };
-  EXPECT_TRUE(eventually(crash_loop_fires, kPatience));
-  EXPECT_TRUE(prometheus.becomes(R"(ALERTS{alertname=~"Service.Down|InstanceDown"})", {}));
+  services.kill_a();
+  EXPECT_TRUE(prometheus.becomes("ALERTS{namespace=\"shop\"}",
+                                 {{"ServiceADown", 1}, {"InstanceDown", 1}}, "alertname"));
+  const auto alerts = prometheus.api("alerts").dump();
+  EXPECT_EQ(alerts.find("<error"), std::string::npos) << alerts;  // of a template
 }
-
-// ---- a real Alertmanager ------------------------------------------------------------------------
 
 TEST(Observability, AnAlertmanagerKeepsQuietAboutWhatIsExplained) {
   SKIP_WITHOUT("prometheus-alertmanager");
   const TemporaryFolder folder;
-  const auto readme = read_file(kFolder / "README.md");
+  const auto readme = read_file(kFolder + "README.md");
   const auto begin = readme.find("```yaml\n") + 8;
   write_file(folder / "alertmanager.yml",
              "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n" +
@@ -507,15 +363,19 @@ TEST(Observability, AnAlertmanagerKeepsQuietAboutWhatIsExplained) {
   const std::string url = "--alertmanager.url=http://127.0.0.1:" + std::to_string(port);
 
   // The alert, and whether it is told.
+  const auto alert = [](const std::string& name, const std::string& severity,
+                        const std::string& where, const std::string& job) {
+    return std::vector<std::string>{"alertname=" + name, "severity=" + severity,
+                                    "namespace=" + where, "job=" + job};
+  };
   const std::vector<std::pair<std::vector<std::string>, bool>> alerts{
-      {{"alertname=ServiceADown", "severity=critical", "namespace=x", "job=a"}, true},
-      {{"alertname=ServiceAFailing", "severity=critical", "namespace=x", "job=b"}, false},
-      {{"alertname=ServiceAFailing", "severity=warning", "namespace=x", "job=b"}, false},
-      {{"alertname=InstanceDown", "severity=warning", "namespace=x", "job=a"}, false},
-      {{"alertname=InstanceDown", "severity=warning", "namespace=x", "job=b"}, true},
-      {{"alertname=ServiceAFailing", "severity=critical", "namespace=y", "job=b"}, true},
-      {{"alertname=ServiceAFailing", "severity=warning", "namespace=y", "job=b"}, false},
-      {{"alertname=ServiceBErrors", "severity=warning", "namespace=y", "job=b"}, true}};
+      {alert("ServiceADown", "critical", "x", "a"), true},
+      {alert("ServiceAFailing", "critical", "x", "b"), false},
+      {alert("InstanceDown", "warning", "x", "a"), false},
+      {alert("InstanceDown", "warning", "x", "b"), true},
+      {alert("ServiceAFailing", "critical", "y", "b"), true},
+      {alert("ServiceAFailing", "warning", "y", "b"), false},
+      {alert("ServiceBErrors", "warning", "y", "b"), true}};
   for (const auto& [labels, told] : alerts) {
     std::vector<std::string> argv{"amtool", "alert", "add", url};
     argv.insert(argv.end(), labels.begin(), labels.end());

@@ -9,8 +9,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-const std::string kCall = "/call-echo?msg=hello";
-
 void expect_success(const Service& b) {
   expect_json(get(b.port(), kCall), 200,
               "{\"service_a\":{\"echo\":\"hello\"},\"service_b\":\"ok\"}\n");

@@ -54,26 +54,7 @@ class NotifySocket {
   std::string name_;
 };
 
-// Listens on a free port of 127.0.0.1 before any service runs.
-class Listener {
- public:
-  Listener() : fd_(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")) {
-    check(::listen(fd_.get(), 16), "listen");  // binds it as well
-    sockaddr_in address{};
-    socklen_t size = sizeof address;
-    check(::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size), "getsockname");
-    port = ntohs(address.sin_port);
-  }
-  int fd() const { return fd_.get(); }
-  std::uint16_t port = 0;
-
- private:
-  UniqueFd fd_;
-};
-
-struct Systemd : testing::TestWithParam<std::string> {
-  const std::string binary = GetParam() == "service-a" ? kServiceA : kServiceB;
-
+struct Systemd : EachService {
   // The command of a service that is given a socket. Its own port is one that it could not take.
   std::vector<std::string> activated() const {
     return {"-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\"", binary, "--port=1"};
@@ -87,10 +68,13 @@ TEST_P(Systemd, IsToldWhenTheServiceIsReadyAndWhenItStops) {
   for (const bool abstract : {false, true}) {
     SCOPED_TRACE(abstract);
     NotifySocket manager(abstract);
-    Service service(binary, {}, {.environment = {manager.variable()}});
+    // A sign of life is asked of another process, or of nobody.
+    std::vector<std::string> environment{manager.variable()};
+    if (abstract) environment.insert(environment.end(), {"WATCHDOG_USEC=1000", "WATCHDOG_PID=1"});
+    Service service(binary, {}, {.environment = environment});
     EXPECT_EQ(manager.next(), "READY=1");
     EXPECT_EQ(get(service.port(), "/health").status(), 200);
-    EXPECT_EQ(manager.next(1500ms), "");  // nobody asked for a watchdog
+    EXPECT_EQ(manager.next(1500ms), "");
     service.process().signal(SIGTERM);
     EXPECT_EQ(manager.next(), "STOPPING=1");
     EXPECT_EQ(service.process().wait(kPatience), 0);
@@ -122,14 +106,6 @@ TEST_P(Systemd, HearsASignOfLifeTwiceInEachWatchdogTimeHoweverManyClientsThereAr
   EXPECT_TRUE(eventually([&] { return manager.next() == "STOPPING=1"; }));
 }
 
-TEST_P(Systemd, HearsNoSignOfLifeThatIsAskedOfAnotherProcess) {
-  NotifySocket manager(true);
-  Service service(binary, {},
-                  {.environment = {manager.variable(), "WATCHDOG_USEC=1000", "WATCHDOG_PID=1"}});
-  EXPECT_EQ(manager.next(), "READY=1");
-  EXPECT_EQ(manager.next(1500ms), "");
-}
-
 TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
   Listener listener;
   for (int i = 0; i < 2; ++i) {
@@ -137,7 +113,7 @@ TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
     ASSERT_TRUE(early.send(request_text("/health")));
     Service service("sh", activated(), with_socket(listener.fd()));
     EXPECT_EQ(service.port(), listener.port);
-    EXPECT_EQ(value(line_with(service.process(), "msg", "listening"), "host"), "0.0.0.0");
+    EXPECT_EQ(value(start_line(service), "host"), "0.0.0.0");
     const auto answer = early.read_response();
     ASSERT_TRUE(answer) << early.error();
     EXPECT_EQ(answer->status, 200);
@@ -145,13 +121,9 @@ TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
     service.process().signal(SIGTERM);
     EXPECT_EQ(service.process().wait(kPatience), 0);
   }
-}
-
-TEST_P(Systemd, PassesASocketToNobodyElse) {
-  Listener listener;
-  Service service("sh", {"-c", "export LISTEN_PID=1; exec \"$0\" \"$@\"", binary, "--port=0"},
-                  with_socket(listener.fd()));
-  EXPECT_NE(service.port(), listener.port);
+  Service other("sh", {"-c", "export LISTEN_PID=1; exec \"$0\" \"$@\"", binary, "--port=0"},
+                with_socket(listener.fd()));
+  EXPECT_NE(other.port(), listener.port) << "it was not passed to this process";
 }
 
 TEST_P(Systemd, MustPassOneSocketThatListens) {
@@ -188,10 +160,7 @@ TEST_P(Systemd, FindsTheLevelOfALineAtItsBeginningWhereTheJournalReadsIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Of, Systemd, testing::Values("service-a", "service-b"),
-                         [](const auto& test) {
-                           return std::string(test.param == "service-a" ? "ServiceA" : "ServiceB");
-                         });
+INSTANTIATE_TEST_SUITE_P(Of, Systemd, testing::Values("service-a", "service-b"), service_name);
 
 }  // namespace
 }  // namespace tests
