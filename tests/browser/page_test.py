@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Opens Service B's page in a real Chromium, headless, and looks at it while both services fail and come back.
 
-  page_test.py FOLDER [PICTURES]    FOLDER: of the build; PICTURES: a folder for screenshots
+  page_test.py FOLDER    of the build
 
 Exits with 77 where there is no Chromium."""
 
-import base64
 import json
 import os
 import select
@@ -134,7 +133,7 @@ def check(what, holds):
     print(f"ok: {what}", flush=True)
 
 
-def look(browser, services, picture):
+def look(browser, services):
     def text(id_):
         return browser.run(f"document.getElementById('{id_}').textContent")
 
@@ -156,13 +155,11 @@ def look(browser, services, picture):
     eventually("calls are drawn", lambda: signs("ok") > 3)
     check("the last answer has status, headers and body",
           all(part in text("answer") for part in ("200 OK", "server-timing", '"service_b":"ok"')))
-    picture("all-well", 4)
 
     services.kill("a")
     says("A is killed", "nobody listens")
     eventually("its calls are counted", lambda: count("connection_refused") > 3 and signs("connection_refused") > 3)
     check("the last answer has the reason", "503 Service Unavailable" in text("answer") and "connection_refused" in text("answer"))
-    picture("a-stopped", 3)
 
     services.start("a")
     says("A is back", "All well")
@@ -172,10 +169,8 @@ def look(browser, services, picture):
     says("A hangs", "does not answer in time")
     check("at most five at a time", browser.run("waiting.size") <= 5)
     check("each takes the budget", 990 <= browser.run("kindNamed.timeout.took") < 1500)
-    picture("a-hung", 3)
     services.signal("a", signal.SIGCONT)
     says("A goes on", "All well")
-    picture("a-back", 2)
 
     services.kill("a")
     services.start("a", "--delay=3s")
@@ -186,7 +181,6 @@ def look(browser, services, picture):
 
     services.kill("b")
     says("B is gone", "Service B itself does not answer")
-    picture("b-gone", 2)
     services.start("b")
     says("B is back", "All well")
     services.signal("b", signal.SIGSTOP)
@@ -239,11 +233,10 @@ def look(browser, services, picture):
 
     browser.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
     eventually("it fits a phone", lambda: browser.run("document.documentElement.scrollWidth") == 360)
-    picture("phone", 1)
     check(f"nothing to complain about: {browser.complaints}", not browser.complaints)
 
 
-def main(folder, pictures=None):
+def main(folder):
     program = shutil.which("chromium")
     if program is None:
         print("skipped: there is no chromium (scripts/setup.sh dev)")
@@ -253,21 +246,8 @@ def main(folder, pictures=None):
     services.start("b")
     browser = Browser(program)
 
-    def picture(name, seconds):
-        if pictures is None:
-            return
-        time.sleep(seconds)
-        schemes = ("light", "dark")
-        for scheme in schemes:
-            browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-            time.sleep(0.2)
-            data = browser.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-            with open(f"{pictures}/{name}-{scheme}.png", "wb") as file:
-                file.write(base64.b64decode(data))
-        browser.send("Emulation.setEmulatedMedia", features=[])
-
     try:
-        look(browser, services, picture)
+        look(browser, services)
     except AssertionError:
         print("the page said:", browser.run("document.body?.innerText"), "; complaints:", browser.complaints)
         raise
