@@ -113,7 +113,7 @@ TEST(Server, AHandlerSeesTheWholeRequest) {
   EXPECT_EQ(seen.get_param_value("y"), "A %u0041?%zz");
   EXPECT_EQ(seen.headers.size(), 4u);
   EXPECT_EQ(seen.get_header_value("x-CUSTOM"), "%41");
-  EXPECT_EQ(seen.get_header_value("X-Custom", 1), "2");
+  EXPECT_EQ(std::next(seen.headers.find("X-Custom"))->second, "2");
   EXPECT_EQ(seen.get_header_value("Cookie"), "a=b");
 }
 
