@@ -54,7 +54,9 @@ use_units() {
   set -euo pipefail
   trap '(($? == 0)) || journalctl --no-pager -o cat -u service-a -u service-b | tail -n 30' EXIT
   # shellcheck disable=SC2317  # check and eventually call these
-  call() { [[ $(curl -s -o /tmp/body -w '%{http_code}' "$1") == "$2" ]]; }
+  call() { # call URL STATUS [REQUEST_ID]
+    [[ $(curl -s -o /tmp/body -w '%{http_code}' ${3:+-H "X-Request-ID: $3"} "$1") == "$2" ]]
+  }
   # shellcheck disable=SC2317
   logged_json() { journalctl -o cat -u service-a | grep '^{.*"msg":"listening"' >/dev/null; }
   # shellcheck disable=SC2317
@@ -63,6 +65,10 @@ use_units() {
   restarted() { [[ $(property service-a NRestarts) == 1 ]]; }
   # shellcheck disable=SC2317
   given_up() { [[ $(property service-b ActiveState) == failed ]]; }
+  # ids OPTIONS...: of the requests to service-b whose lines journalctl finds with these options
+  ids() { journalctl -o cat -u service-b "$@" | sed -n 's/.* request_id=\([^ ]*\) .*/\1/p' | xargs; }
+  # shellcheck disable=SC2317
+  all_ids() { [[ $(ids) == *"$1" ]]; }
   logged_requests() { journalctl -o cat -u service-a | grep -c '"endpoint":"/echo"'; }
   # shellcheck disable=SC2317
   all_logged() { [[ $(logged_requests) -ge $1 ]]; }
@@ -83,14 +89,16 @@ use_units() {
   check "service-a is healthy" service-a --check
   check "service-b is healthy" service-b --check
   check "/etc/default is read" eventually logged_json
-  check "a call succeeds" call "$call_url" 200
+  check "a call succeeds" call "$call_url" 200 good-1
   check "the processes have no capabilities" \
     grep -q '^CapBnd:[[:space:]]*0*$' "/proc/$(property service-a MainPID)/status"
   systemctl stop service-a
-  check "without service-a it is a 503" call "$call_url" 503
+  check "without service-a it is a 503" call "$call_url" 503 failed
   check "it ended cleanly" test "$(property service-a Result)" = success
   systemctl start service-a
-  check "with service-a it is a 200 again" call "$call_url" 200
+  check "with service-a it is a 200 again" call "$call_url" 200 good-2
+  check "the journal has a line of each call" eventually all_ids "good-1 failed good-2"
+  check "journalctl -p err finds that of the failed one alone" test "$(ids -p err)" = failed
 
   before=$(logged_requests)
   curl -s -o /dev/null "http://127.0.0.1:8080/echo?msg=[1-60000]"
