@@ -1,881 +1,423 @@
 #include "support/faulty_upstream.hpp"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include <array>
-#include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <ostream>
+#include <sstream>
 #include <stdexcept>
 
 namespace tests {
-
-// What a mode can do to the caller. Each wait ends at once when the upstream stops; every step
-// returns false when the connection cannot go on, so that a mode is a chain of && that ends by
-// itself.
-class Peer {
- public:
-  using Record = std::function<void(const std::string& head)>;
-
-  Peer(UniqueFd& fd, int stop_fd, Record record)
-      : fd_(fd), stop_fd_(stop_fd), record_(std::move(record)) {}
-
-  // Reads the next request head, and takes path() and msg() from it.
-  bool request();
-  const std::string& path() const { return path_; }
-  const std::string& msg() const { return msg_; }
-
-  bool send(std::string_view bytes);
-  // A byte each `interval`, then goes on with `again` for ever if it is not empty.
-  bool drip(std::string_view bytes, std::chrono::milliseconds interval,
-            std::string_view again = {});
-  // `block` for as long as the caller takes it.
-  bool flood(std::string_view block);
-  bool pause(std::chrono::milliseconds time);
-  // Waits until the caller closes. Always false.
-  bool hold();
-  // Always false: the connection ends with a reset.
-  bool reset();
-  // Whether there is something to read, waiting for it.
-  bool wait_for_input();
-
- private:
-  // False when stopped, or nothing happened until `timeout` (-1: none) is over.
-  bool wait(short events, int timeout);
-
-  UniqueFd& fd_;
-  int stop_fd_;
-  Record record_;
-  std::string buffer_;
-  std::string path_;
-  std::string msg_;
-};
-
 namespace {
 
 using std::chrono::milliseconds;
+using std::string_view_literals::operator""sv;
 
 constexpr std::size_t kBodyLimit = 64 * 1024;  // what B accepts
 constexpr std::size_t kMaxRequests = 10'000;
 constexpr std::size_t kMaxHead = 1 << 20;
-constexpr milliseconds kDrip{100};   // often enough for a timeout that starts anew with each read
-constexpr milliseconds kLate{3000};  // well over B's budget
 
-// --- the request ---
+// --- the table
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-std::string form_decode(std::string_view text) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 &&
-        hex_digit(text[i + 2]) >= 0) {
-      result += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
-      i += 2;
-    } else {
-      result += text[i] == '+' ? ' ' : text[i];
-    }
-  }
-  return result;
-}
-
-// The first `msg` of the target's query, decoded.
-std::string msg_of(std::string_view target) {
-  const auto question = target.find('?');
-  if (question == std::string_view::npos) return {};
-  auto query = target.substr(question + 1);
-  while (!query.empty()) {
-    const auto pair = query.substr(0, query.find('&'));
-    if (pair.substr(0, pair.find('=')) == "msg") {
-      return pair.size() > 4 ? form_decode(pair.substr(4)) : "";
-    }
-    query.remove_prefix(std::min(query.size(), pair.size() + 1));
-  }
-  return {};
-}
-
-// --- parts of answers ---
-
-constexpr std::string_view kOk = "HTTP/1.1 200 OK";
-constexpr std::string_view kJsonType = "Content-Type: application/json\r\n";
-
-std::string quoted(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-// The right body for `msg`.
-std::string echo(const std::string& msg) { return R"({"echo":)" + quoted(msg) + "}\n"; }
-
-std::string length_field(std::size_t length) {
-  return "Content-Length: " + std::to_string(length) + "\r\n";
-}
-
-// An answer whose framing is right. `fields` are complete lines.
-std::string answer(const std::string& body, std::string_view status_line = kOk,
-                   std::string_view fields = "") {
-  return std::string(status_line) + "\r\n" + std::string(kJsonType) + length_field(body.size()) +
-         std::string(fields) + "\r\n" + body;
-}
-
-// A head with exactly these fields.
-std::string head(std::string_view fields, std::string_view status_line = kOk) {
-  return std::string(status_line) + "\r\n" + std::string(kJsonType) + std::string(fields) + "\r\n";
-}
-
-std::string chunked_head() { return head("Transfer-Encoding: chunked\r\n"); }
-
-std::string chunk(std::string_view data, std::string_view extension = "") {
-  std::array<char, 16> size{};
-  const auto end = std::to_chars(size.data(), size.data() + size.size(), data.size(), 16).ptr;
-  return std::string(size.data(), end) + std::string(extension) + "\r\n" + std::string(data) +
-         "\r\n";
-}
-
-constexpr std::string_view kLastChunk = "0\r\n\r\n";
-
-// A right body of exactly `size` bytes, filled up by a second key.
-std::string padded_echo(const std::string& msg, std::size_t size) {
-  const std::string start = R"({"echo":)" + quoted(msg) + R"(,"padding":")";
-  const std::string end = "\"}\n";
-  const auto used = start.size() + end.size();
-  return start + std::string(size > used ? size - used : 0, 'x') + end;
-}
-
-std::string repeated(std::string_view text, std::size_t at_least) {
-  std::string result;
-  while (result.size() < at_least) result += text;
-  return result;
-}
-
-// Every character of `text` as a JSON escape, for which it must be UTF-8: done by way of the
-// escapes that nlohmann writes for all that is not ASCII.
-std::string all_escaped(const std::string& text) {
-  const auto ascii =
-      nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  std::string result = "\"";
-  for (std::size_t i = 1; i + 1 < ascii.size(); ++i) {
-    if (ascii[i] == '\\') {  // an escape already: take it whole
-      const std::size_t length = ascii[i + 1] == 'u' ? 6 : 2;
-      result += ascii.substr(i, length);
-      i += length - 1;
-    } else {
-      constexpr std::string_view kHex = "0123456789abcdef";
-      const auto byte = static_cast<unsigned char>(ascii[i]);
-      result += "\\u00";
-      result += kHex[byte >> 4U];
-      result += kHex[byte & 15U];
-    }
-  }
-  return result + "\"";
-}
-
-// `text` with each ASCII letter in the other case; never `text` itself.
-std::string other_case(std::string text) {
-  const std::string before = text;
-  for (char& c : text) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) c = static_cast<char>(c ^ 0x20);
-  }
-  return text == before ? text + "X" : text;
-}
-
-std::string binary_junk() {
-  std::string result;
-  std::mt19937 random(7);
-  for (int i = 0; i < 512; ++i) result += static_cast<char>(random() & 0xFFU);
-  return result + "\r\n\r\n";
-}
-
-// --- the shapes that many modes share ---
-
-bool right(Peer& p) {
-  if (!p.request()) return false;
-  if (p.path() == "/echo") return p.send(answer(echo(p.msg())));
-  if (p.path() == "/health") return p.send(answer("{\"status\":\"ok\"}\n"));
-  return p.send(answer("{\"error\":\"not found\"}\n", "HTTP/1.1 404 Not Found"));
-}
-
-// The right body, and nothing wrong but the status: a caller that only looks at the body is fooled.
-bool with_status(Peer& p, std::string_view status_line, std::string_view fields = "") {
-  return p.request() && p.send(answer(echo(p.msg()), status_line, fields));
-}
-
-bool redirect(Peer& p, std::string_view status_line) {
-  return p.request() &&
-         p.send(answer(echo(p.msg()), status_line, "Location: " + p.path() + "\r\n"));
-}
-
-bool with_body(Peer& p, const std::string& body) { return p.request() && p.send(answer(body)); }
-
-// Sends something that a caller must see through without waiting for the close.
-bool then_hold(Peer& p, const std::string& bytes) { return p.send(bytes) && p.hold(); }
-
-bool then_close(Peer& p, const std::string& bytes) {
-  p.send(bytes);
-  return false;
-}
-
+constexpr std::string_view kRight;
 constexpr std::string_view kTimeout = "timeout";
 constexpr std::string_view kClosed = "connection_closed";
 constexpr std::string_view kBadStatus = "bad_status";
 constexpr std::string_view kBadResponse = "bad_response";
 
-// Laid out by hand: clang-format 14 leaves a table with lambdas as it is, long lines included.
-// clang-format off
+// Each reads a request, unless its bytes begin with "$-", and sends the bytes, in which a line end
+// is CRLF and `$` begins what expand() puts there:
+//   $K  HTTP/1.1 200 OK and the type     $B  the right body         $M  the msg, a JSON string
+//   $J  Content-Length as it is behind   $R  its length             $E  the same in ASCII
+//       it, and the end of the head      $H  all but its end        $N  with a NUL and more
+//   $T  Transfer-Encoding: chunked,      $C  as one chunk           $X  5,000 chunks of a space
+//       and the end of the head          $P  what it lacks to       $Z  4 KiB of x
+//   $n  LF                                   64 KiB, as spaces      $[  30,000 of them; $] too
+// Then: kNext   goes on with the next request      kDrip   `more` each 100 ms, for ever
+//       kHold   waits until the caller closes      kPour   `more` each millisecond, for ever
+//       kClose, kReset                             kFlood  `more` for ever, at full speed
+//       kSoon   `more` after 50 ms, and kNext      kLate   `more` after 3 s, and kNext
 constexpr Mode kModes[] = {
     // Right answers, some of them unusual.
-    {"right", "a correct Service A, keep-alive", 200, "", 0, right},
-    {"right-no-reason", "right, status line without a reason phrase", 200, "", 0,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 200 "); }},
-    {"right-no-reason-no-space", "right, status line ends after the number", 200, "", 0,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 200"); }},
-    {"right-other-json", "right, other key order, white space, all escaped, text/html", 200, "", 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = "\r\n{ \"x\" : [1, {\"echo\": 2}],\n\t\"echo\" : " +
-                         all_escaped(p.msg()) + " }  \n";
-       return p.send("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n" +
-                     length_field(body.size()) + "\r\n" + body);
-     }},
-    {"right-other-head", "right, field names in lower and upper case, odd white space, many fields",
-     200, "", 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       std::string fields = "content-type:application/json\r\nX-EMPTY:\r\n";
-       for (int i = 0; i < 40; ++i) fields += "X-Field-" + std::to_string(i) + ": \t value \t \r\n";
-       return p.send("HTTP/1.1 200 Fine, thanks: \xC3\xA9\r\n" + fields + "cOnTeNt-LeNgTh: \t" +
-                     std::to_string(body.size()) + " \r\n\r\n" + body);
-     }},
-    {"right-close", "right, with Connection: close, and closes", 200, "", 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, answer(echo(p.msg()), kOk, "Connection: close\r\n"));
-     }},
-    {"right-then-close", "right, as if kept alive, then closes without a word", 200, "", 0,
-     [](Peer& p) { return p.request() && then_close(p, answer(echo(p.msg()))); }},
-    {"right-then-reset", "right, as if kept alive, then resets 20 ms later", 200, "", 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(answer(echo(p.msg()))) && p.pause(milliseconds(20)) && p.reset();
-     }},
-    {"right-http10", "right, HTTP/1.0, no length, body until close", 200, "", 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, head("", "HTTP/1.0 200 OK") + echo(p.msg()));
-     }},
-    {"right-until-close", "right, HTTP/1.1, no length, body until close", 200, "", 0,
-     [](Peer& p) { return p.request() && then_close(p, head("") + echo(p.msg())); }},
-    {"right-chunked", "right, as one chunk", 200, "", 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(chunked_head() + chunk(echo(p.msg())) + std::string(kLastChunk));
-     }},
-    {"right-small-chunks", "right, as chunks of one byte, each a segment of its own", 200, "", 0,
-     [](Peer& p) {
-       if (!p.request() || !p.send(chunked_head())) return false;
-       for (const char c : echo(p.msg())) {
-         if (!p.send(chunk(std::string(1, c)))) return false;
-       }
-       return p.send(kLastChunk);
-     }},
-    {"right-chunk-extras", "right, chunked, with chunk extensions and trailers", 200, "", 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return p.send(chunked_head() + chunk(body.substr(0, 3), ";name=value;other=\"a b\"") +
-                     chunk(body.substr(3), ";x") +
-                     "000;last\r\nX-Trailer: 1\r\nX-Other: 2\r\n\r\n");
-     }},
-    {"right-segments", "right, each byte a segment of its own, without delay", 200, "", 0,
-     [](Peer& p) { return p.request() && p.drip(answer(echo(p.msg())), milliseconds(0)); }},
-    {"right-late-body", "right, the body 50 ms after the head", 200, "", 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return p.send(head(length_field(body.size()))) && p.pause(milliseconds(50)) && p.send(body);
-     }},
-    {"right-100", "100 Continue, then the right answer", 200, "", 0,
-     [](Peer& p) {
-       return p.request() && p.send("HTTP/1.1 100 Continue\r\n\r\n" + answer(echo(p.msg())));
-     }},
-    {"right-103", "103 Early Hints twice, then the right answer", 200, "", 0,
-     [](Peer& p) {
-       const std::string hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
-       return p.request() && p.send(hints) && p.send(hints + answer(echo(p.msg())));
-     }},
-    {"right-64k", "right, a body of exactly 65,536 bytes", 200, "", 0,
-     [](Peer& p) { return p.request() && p.send(answer(padded_echo(p.msg(), kBodyLimit))); }},
-    {"right-leftover", "right, followed at once by a second, wrong answer nobody asked for",
-     200, "", 0,
-     [](Peer& p) {
-       return p.request() && p.send(answer(echo(p.msg())) + answer(echo("leftover")));
-     }},
-    {"right-leftover-bytes", "right, followed at once by bytes that are not HTTP", 200, "", 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo(p.msg())) + "\r\njunk"); }},
+    {"right", "a correct Service A, keep-alive", kRight, "$K$J$B", Then::kNext},
+    {"right-no-reason", "status line without a reason phrase", kRight, "HTTP/1.1 200 \n$J$B",
+     Then::kNext},
+    {"right-no-space", "status line ends after the number", kRight, "HTTP/1.1 200\n$J$B",
+     Then::kNext},
+    {"right-other-json", "other key order, white space, escaped, text/html", kRight,
+     "HTTP/1.1 200 OK\nContent-Type: text/html; charset=utf-8\n$J"
+     "\n{ \"x\" : [1, {\"echo\": 2}],\n\t\"echo\" : $E }  \n",
+     Then::kNext},
+    {"right-other-head", "field names in lower and upper case, odd white space", kRight,
+     "HTTP/1.1 200 Fine, thanks: \xC3\xA9\ncontent-type:application/json\nX-EMPTY:\n"
+     "X-Field: \t value \t \ncOnTeNt-LeNgTh: \t$R \n\n$B",
+     Then::kNext},
+    {"right-close", "with Connection: close, and closes", kRight, "$KConnection: close\n$J$B",
+     Then::kClose},
+    {"right-then-close", "as if kept alive, then closes without a word", kRight, "$K$J$B",
+     Then::kClose},
+    {"right-then-reset", "as if kept alive, then resets 20 ms later", kRight, "$K$J$B",
+     Then::kReset},
+    {"right-http10", "HTTP/1.0, no length, body until close", kRight, "HTTP/1.0 200 OK\n\n$B",
+     Then::kClose},
+    {"right-until-close", "HTTP/1.1, no length, body until close", kRight, "$K\n$B", Then::kClose},
+    {"right-small-chunks", "5,000 chunks of a space, then the right one", kRight, "$K$T$X$C0\n\n",
+     Then::kNext},
+    {"right-chunk-extras", "chunked, with chunk extensions and trailers", kRight,
+     "$K$T1;name=value;other=\"a b\"\n \n$C000;last\nX-Trailer: 1\nX-Other: 2\n\n", Then::kNext},
+    {"right-late-body", "the body 50 ms after the head", kRight, "$KContent-Length: $R\n\n",
+     Then::kSoon, "$B"},
+    {"right-interim", "100 Continue, 103 Early Hints, then the right answer", kRight,
+     "HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early Hints\nLink: </x>; rel=preload\n\n$K$J$B",
+     Then::kNext},
+    {"right-64k", "a body of exactly 65,536 bytes", kRight, "$K$J$B$P", Then::kNext},
+    {"right-leftover", "followed at once by a wrong answer nobody asked for", kRight,
+     "$KContent-Length: $R\n\n$B$KContent-Length: 12\n\n{\"echo\":\"x\"}", Then::kNext},
 
     // Too slow.
-    {"silent", "reads the request, never answers", 503, kTimeout, 0,
-     [](Peer& p) { return p.request() && p.hold(); }},
-    {"never-read", "accepts, never reads, never answers", 503, kTimeout, 0,
-     [](Peer& p) { return p.hold(); }},
-    {"slow-head", "the right answer, 3 s late", 503, kTimeout, 0,
-     [](Peer& p) { return p.request() && p.pause(kLate) && p.send(answer(echo(p.msg()))); }},
-    {"slow-body", "the head at once, the right body 3 s late", 503, kTimeout, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return p.send(head(length_field(body.size()))) && p.pause(kLate) && p.send(body);
-     }},
-    {"half-body", "the head and half of the body, then nothing", 503, kTimeout, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto all = answer(echo(p.msg()));
-       return then_hold(p, all.substr(0, all.size() - 4));
-     }},
-    {"no-close", "right, but no length and never closed: no end of the body", 503, kTimeout, 0,
-     [](Peer& p) { return p.request() && then_hold(p, head("") + echo(p.msg())); }},
-    {"dripped-head", "an endless head, a byte each 100 ms", 503, kTimeout, 0,
-     [](Peer& p) { return p.request() && p.drip("HTTP/1.1 200 OK\r\nX-Drip: ", kDrip, "x"); }},
-    {"dripped-fields", "a complete field each 100 ms, for ever", 503, kTimeout, 0,
-     [](Peer& p) {
-       if (!p.request() || !p.send("HTTP/1.1 200 OK\r\n")) return false;
-       while (p.send("X-Drip: x\r\n") && p.pause(kDrip)) {}
-       return false;
-     }},
-    {"dripped-body", "head at once, then a byte of a body of 1,000 each 100 ms", 503, kTimeout, 0,
-     [](Peer& p) {
-       return p.request() && p.send(head(length_field(1000))) &&
-              p.drip(padded_echo(p.msg(), 1000), kDrip) && p.hold();
-     }},
-    {"fast-dripped-body", "head at once, then a byte of an endless body each 1 ms",
-     503, kTimeout, 0,
-     [](Peer& p) {
-       return p.request() && p.send(head("")) && p.drip(echo(p.msg()), milliseconds(1), " ");
-     }},
-    {"dripped-chunks", "endless chunks of one byte, a byte of their framing each 100 ms",
-     503, kTimeout, 0,
-     [](Peer& p) {
-       return p.request() && p.send(chunked_head()) && p.drip("", kDrip, "1\r\n \r\n");
-     }},
-    {"dripped-trailers", "a right chunked body, then endless trailers, a byte each 100 ms",
-     503, kTimeout, 0,
-     [](Peer& p) {
-       return p.request() && p.send(chunked_head() + chunk(echo(p.msg())) + "0\r\n") &&
-              p.drip("", kDrip, "X-Trailer: x\r\n");
-     }},
-    {"dripped-trailers-behind-small-chunks",
-     "20,000 chunks of one byte at once, then endless trailers, a byte each 1 ms",
-     503, kTimeout, 0,
-     [](Peer& p) {
-       std::string body;
-       for (int i = 0; i < 20'000; ++i) body += chunk(" ");
-       return p.request() && p.send(chunked_head() + body + chunk(echo(p.msg())) + "0\r\n") &&
-              p.drip("", milliseconds(1), "X-Trailer: x\r\n");
-     }},
-    {"dripped-100", "a 100 Continue each 100 ms, for ever", 503, kTimeout, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       while (p.send("HTTP/1.1 100 Continue\r\n\r\n") && p.pause(kDrip)) {}
-       return false;
-     }},
+    {"silent", "reads the request, never answers", kTimeout, "", Then::kHold},
+    {"never-read", "accepts, never reads, never answers", kTimeout, "$-", Then::kHold},
+    {"slow-head", "the right answer, 3 s late", kTimeout, "", Then::kLate, "$K$J$B"},
+    {"slow-body", "the head at once, the right body 3 s late", kTimeout, "$KContent-Length: $R\n\n",
+     Then::kLate, "$B"},
+    {"half-body", "the head and half of the body, then nothing", kTimeout,
+     "$KContent-Length: $R\n\n$H", Then::kHold},
+    {"no-close", "right, but no length and never closed: no end of the body", kTimeout, "$K\n$B",
+     Then::kHold},
+    {"dripped-head", "an endless head, a byte each 100 ms", kTimeout,
+     "HTTP/1.1 200 OK\nX-Drip: ", Then::kDrip, "x"},
+    {"dripped-body", "head at once, then a byte of a body of 1,000 each 100 ms", kTimeout,
+     "$KContent-Length: 1000\n\n", Then::kDrip, " "},
+    {"fast-dripped-body", "head at once, then a byte of an endless body each 1 ms", kTimeout,
+     "$K\n$B", Then::kPour, " "},
+    {"dripped-chunks", "a chunk of one byte each 100 ms, for ever", kTimeout, "$K$T", Then::kDrip,
+     "1\n \n"},
+    {"dripped-trailers", "5,000 small chunks at once, then a trailer each 1 ms, for ever", kTimeout,
+     "$K$T$X$C0\n", Then::kPour, "X: x\n"},
+    {"dripped-100", "a 100 Continue each 100 ms, for ever", kTimeout, "", Then::kDrip,
+     "HTTP/1.1 100 Continue\n\n"},
 
     // Gone before the answer was complete.
-    {"reset-on-accept", "resets each connection as it comes", 503, kClosed, 0,
-     [](Peer& p) { return p.reset(); }},
-    {"reset-after-request", "reads the request, then resets", 503, kClosed, 0,
-     [](Peer& p) { return p.request() && p.reset(); }},
-    {"close-on-accept", "closes each connection as it comes", 503, kClosed, 0,
-     [](Peer&) { return false; }},
-    {"close-after-request", "reads the request, then closes", 503, kClosed, 0,
-     [](Peer& p) { p.request(); return false; }},
-    {"cut-in-status-line", "closes in the middle of the status line", 503, kClosed, 0,
-     [](Peer& p) { return p.request() && then_close(p, "HTTP/1.1 20"); }},
-    {"cut-in-head", "closes in the middle of the head", 503, kClosed, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, "HTTP/1.1 200 OK\r\nContent-Type: applic");
-     }},
-    {"cut-before-body", "closes after the head", 503, kClosed, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, head(length_field(echo(p.msg()).size())));
-     }},
-    {"cut-in-body", "closes in the middle of the body", 503, kClosed, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto all = answer(echo(p.msg()));
-       return then_close(p, all.substr(0, all.size() - 4));
-     }},
-    {"truncated", "a whole right body, but Content-Length says 10 more; closes", 503, kClosed, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return then_close(p, head(length_field(body.size() + 10)) + body);
-     }},
-    {"truncated-chunked", "a whole right body, but no last chunk; closes", 503, kClosed, 0,
-     [](Peer& p) { return p.request() && then_close(p, chunked_head() + chunk(echo(p.msg()))); }},
-    {"truncated-chunk", "closes in the middle of a chunk", 503, kClosed, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, chunked_head() + "ff\r\n" + echo(p.msg()));
-     }},
-    {"truncated-last-chunk", "closes within the last chunk", 503, kClosed, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, chunked_head() + chunk(echo(p.msg())) + "0\r\n");
-     }},
-    {"reset-in-body", "sends the head and half of the body, then resets", 503, kClosed, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto all = answer(echo(p.msg()));
-       return p.send(all.substr(0, all.size() - 4)) && p.pause(milliseconds(20)) && p.reset();
-     }},
-    {"reset-until-close", "a right body without a length, ended by a reset", 503, kClosed, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(head("") + echo(p.msg())) && p.pause(milliseconds(20)) && p.reset();
-     }},
-    {"close-after-103", "103 Early Hints, then closes", 503, kClosed, 0,
-     [](Peer& p) { return p.request() && then_close(p, "HTTP/1.1 103 Early Hints\r\n\r\n"); }},
+    {"reset-on-accept", "resets each connection as it comes", kClosed, "$-", Then::kReset},
+    {"reset-after-request", "reads the request, then resets", kClosed, "", Then::kReset},
+    {"close-on-accept", "closes each connection as it comes", kClosed, "$-", Then::kClose},
+    {"close-after-request", "reads the request, then closes", kClosed, "", Then::kClose},
+    {"cut-in-status-line", "closes in the middle of the status line", kClosed, "HTTP/1.1 20",
+     Then::kClose},
+    {"cut-in-body", "closes in the middle of the body", kClosed, "$KContent-Length: $R\n\n$H",
+     Then::kClose},
+    {"truncated", "a whole right body, but Content-Length says more; closes", kClosed,
+     "$KContent-Length: 60000\n\n$B", Then::kClose},
+    {"truncated-chunked", "a whole right body, but no last chunk; closes", kClosed, "$K$T$C",
+     Then::kClose},
+    {"truncated-last-chunk", "closes within the last chunk", kClosed, "$K$T$C0\n", Then::kClose},
+    {"reset-in-body", "sends the head and half of the body, then resets", kClosed,
+     "$KContent-Length: $R\n\n$H", Then::kReset},
+    {"reset-until-close", "a right body without a length, ended by a reset", kClosed, "$K\n$B",
+     Then::kReset},
+    {"close-after-103", "103 Early Hints, then closes", kClosed, "HTTP/1.1 103 Early Hints\n\n",
+     Then::kClose},
 
-    // A well-formed answer with another status.
-    {"status-101", "101 Switching Protocols", 503, kBadStatus, 101,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n"
-                           "Connection: Upgrade\r\n\r\n");
-     }},
-    {"status-201", "201 with the right body", 503, kBadStatus, 201,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 201 Created"); }},
-    {"status-204", "204, no body", 503, kBadStatus, 204,
-     [](Peer& p) { return p.request() && p.send("HTTP/1.1 204 No Content\r\n\r\n"); }},
-    {"status-206", "206 with the right body", 503, kBadStatus, 206,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 206 Partial Content"); }},
-    {"status-301", "301 to itself", 503, kBadStatus, 301,
-     [](Peer& p) { return redirect(p, "HTTP/1.1 301 Moved Permanently"); }},
-    {"status-302", "302 to itself", 503, kBadStatus, 302,
-     [](Peer& p) { return redirect(p, "HTTP/1.1 302 Found"); }},
-    {"status-304", "304, no body", 503, kBadStatus, 304,
-     [](Peer& p) {
-       return p.request() && p.send("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n");
-     }},
-    {"status-307", "307 to itself", 503, kBadStatus, 307,
-     [](Peer& p) { return redirect(p, "HTTP/1.1 307 Temporary Redirect"); }},
-    {"status-400", "400", 503, kBadStatus, 400,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 400 Bad Request"); }},
-    {"status-401", "401 with WWW-Authenticate", 503, kBadStatus, 401,
-     [](Peer& p) {
-       return with_status(p, "HTTP/1.1 401 Unauthorized",
-                          "WWW-Authenticate: Basic realm=\"a\"\r\n");
-     }},
-    {"status-404", "404", 503, kBadStatus, 404,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 404 Not Found"); }},
-    {"status-418", "418", 503, kBadStatus, 418,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 418 I'm a teapot"); }},
-    {"status-500", "500", 503, kBadStatus, 500,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 500 Internal Server Error"); }},
-    {"status-502", "502", 503, kBadStatus, 502,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 502 Bad Gateway"); }},
-    {"status-503", "503 with Retry-After", 503, kBadStatus, 503,
-     [](Peer& p) {
-       return with_status(p, "HTTP/1.1 503 Service Unavailable", "Retry-After: 60\r\n");
-     }},
-    {"status-999", "999", 503, kBadStatus, 999,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 999 Whatever"); }},
+    // A well-formed answer with another status; but for that, most of them are right.
+    {"status-101", "101 Switching Protocols", kBadStatus,
+     "HTTP/1.1 101 Switching Protocols\nUpgrade: echo\nConnection: Upgrade\n\n", Then::kHold},
+    {"status-201", "201", kBadStatus, "HTTP/1.1 201 Created\n$J$B", Then::kNext},
+    {"status-204", "204, no body", kBadStatus, "HTTP/1.1 204 No Content\n\n", Then::kNext},
+    {"status-301", "301 to itself", kBadStatus,
+     "HTTP/1.1 301 Moved Permanently\nLocation: /echo\n$J$B", Then::kNext},
+    {"status-302", "302 to itself", kBadStatus, "HTTP/1.1 302 Found\nLocation: /echo\n$J$B",
+     Then::kNext},
+    {"status-304", "304, no body", kBadStatus, "HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n",
+     Then::kNext},
+    {"status-307", "307 to itself", kBadStatus,
+     "HTTP/1.1 307 Temporary Redirect\nLocation: /echo\n$J$B", Then::kNext},
+    {"status-418", "418", kBadStatus, "HTTP/1.1 418 I'm a teapot\n$J$B", Then::kNext},
+    {"status-500", "500", kBadStatus, "HTTP/1.1 500 Internal Server Error\n$J$B", Then::kNext},
+    {"status-503", "503 with Retry-After", kBadStatus,
+     "HTTP/1.1 503 Service Unavailable\nRetry-After: 60\n$J$B", Then::kNext},
+    {"status-999", "999", kBadStatus, "HTTP/1.1 999 Whatever\n$J$B", Then::kNext},
 
-    // Not HTTP.
-    {"status-word", "a status line without a number", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 abc") && p.hold(); }},
-    {"status-two-digits", "a status of two digits", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 20 OK") && p.hold(); }},
-    {"status-four-digits", "a status of four digits", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, "HTTP/1.1 2000 OK") && p.hold(); }},
-    {"http2-status-line", "HTTP/2.0 in the status line", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, "HTTP/2.0 200 OK") && p.hold(); }},
-    {"ssh", "an SSH banner, then waits", 503, kBadResponse, 0,
-     [](Peer& p) { return then_hold(p, "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"); }},
-    {"binary", "500 bytes of junk, then waits", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && then_hold(p, binary_junk()); }},
-    {"http09", "the bare right body without a head, then closes", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && then_close(p, echo(p.msg())); }},
-    {"tls-alert", "what a TLS server says to plain HTTP, then closes", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, std::string("\x15\x03\x03\x00\x02\x02\x46", 7));
-     }},
-    {"bare-lf", "a right answer with bare LF line ends", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return then_hold(p, "HTTP/1.1 200 OK\nContent-Length: " + std::to_string(body.size()) +
-                               "\n\n" + body);
-     }},
-    {"nul-in-field", "a NUL in a field's value", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, answer(echo(p.msg()), kOk, std::string_view("X-Nul: a\0b\r\n", 12)));
-     }},
-    {"no-colon", "a field without a colon", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, kOk, "this is not a field\r\n") && p.hold(); }},
-    {"space-before-colon", "white space before a field's colon", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, kOk, "X-Field : value\r\n") && p.hold(); }},
-    {"empty-field-name", "a field without a name", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, kOk, ": value\r\n") && p.hold(); }},
+    // Not HTTP: to be seen through without waiting for the close.
+    {"status-word", "a status line without a number", kBadResponse, "HTTP/1.1 abc\n$J$B",
+     Then::kHold},
+    {"ssh", "an SSH banner, then waits", kBadResponse, "$-SSH-2.0-OpenSSH_9.2p1 Debian-2\n",
+     Then::kHold},
+    {"http09", "the bare right body without a head, then closes", kBadResponse, "$B", Then::kClose},
+    {"tls-alert", "what a TLS server says to plain HTTP, then closes", kBadResponse,
+     "\x15\x03\x03\x00\x02\x02\x46"sv, Then::kClose},
+    {"bare-lf", "a right answer with bare LF line ends", kBadResponse,
+     "HTTP/1.1 200 OK$nContent-Length: $R$n$n$B", Then::kHold},
+    {"nul-in-field", "a NUL in a field's value", kBadResponse, "$KX-Nul: a\0b\n$J$B"sv,
+     Then::kHold},
+    {"no-colon", "a field without a colon", kBadResponse, "$Kthis is not a field\n$J$B",
+     Then::kHold},
+    {"space-before-colon", "white space before a field's colon", kBadResponse,
+     "$KX-Field : value\n$J$B", Then::kHold},
+    {"empty-field-name", "a field without a name", kBadResponse, "$K: value\n$J$B", Then::kHold},
 
     // Framing that is wrong or says two things.
-    {"length-word", "Content-Length: abc", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && then_hold(p, head("Content-Length: abc\r\n") + echo(p.msg()));
-     }},
-    {"length-negative", "Content-Length: -5", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && then_hold(p, head("Content-Length: -5\r\n") + echo(p.msg()));
-     }},
-    {"length-plus", "a right Content-Length with a plus sign", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = echo(p.msg());
-       return then_hold(p, head("Content-Length: +" + std::to_string(body.size()) + "\r\n") + body);
-     }},
-    {"length-overflow", "a Content-Length that is 1 beyond 64 bits", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, head("Content-Length: 18446744073709551617\r\n") + echo(p.msg()));
-     }},
-    {"length-twice", "two different Content-Lengths", 503, kBadResponse, 0,
-     [](Peer& p) { return with_status(p, kOk, "Content-Length: 3\r\n") && p.hold(); }},
-    {"length-and-chunked", "Content-Length and Transfer-Encoding", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = chunk(echo(p.msg())) + std::string(kLastChunk);
-       const auto fields = length_field(body.size()) + "Transfer-Encoding: chunked\r\n";
-       return then_hold(p, head(fields) + body);
-     }},
-    {"unknown-encoding", "Transfer-Encoding: banana, right body, then closes", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && then_close(p, head("Transfer-Encoding: banana\r\n") + echo(p.msg()));
-     }},
-    {"chunk-word", "a chunk size of \"zz\"", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, chunked_head() + "zz\r\n" + echo(p.msg()) + "\r\n0\r\n\r\n");
-     }},
-    {"chunk-empty-size", "a chunk without a size", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, chunked_head() + "\r\n" + echo(p.msg()) + "\r\n0\r\n\r\n");
-     }},
-    {"chunk-negative", "a negative chunk size", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              then_hold(p, chunked_head() + "-5\r\n" + echo(p.msg()) + "\r\n0\r\n\r\n");
-     }},
-    {"chunk-huge", "a chunk size of 2^63 - 1", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && then_hold(p, chunked_head() + "7fffffffffffffff\r\n" + echo(p.msg()));
-     }},
-    {"chunk-overflow", "a right chunk whose size has a 65th bit set", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto data = chunk(echo(p.msg()));
-       const auto digits = data.find("\r\n");
-       return then_hold(p, chunked_head() + "1" + std::string(16 - digits, '0') + data +
-                               std::string(kLastChunk));
-     }},
-    {"chunk-no-crlf", "no CRLF after a chunk's data", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       auto data = chunk(echo(p.msg()));
-       data.resize(data.size() - 2);
-       return then_hold(p, chunked_head() + data + "XX" + std::string(kLastChunk));
-     }},
-    {"gzip", "Content-Encoding: gzip, which was not asked for, and garbage", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(answer("\x1f\x8b\x08garbage", kOk, "Content-Encoding: gzip\r\n"));
-     }},
+    {"length-word", "Content-Length: abc", kBadResponse, "$KContent-Length: abc\n\n$B",
+     Then::kHold},
+    {"length-twice", "two different Content-Lengths", kBadResponse, "$KContent-Length: 3\n$J$B",
+     Then::kHold},
+    {"length-and-chunked", "Content-Length and Transfer-Encoding", kBadResponse,
+     "$KTransfer-Encoding: chunked\n$J$C0\n\n", Then::kHold},
+    {"unknown-encoding", "Transfer-Encoding: banana, then closes", kBadResponse,
+     "$KTransfer-Encoding: banana\n\n$B", Then::kClose},
+    {"chunk-word", "a chunk size of \"zz\"", kBadResponse, "$K$Tzz\n$B\n0\n\n", Then::kHold},
+    {"chunk-huge", "a chunk size of 2^63 - 1", kBadResponse, "$K$T7fffffffffffffff\n$B",
+     Then::kHold},
+    {"gzip", "Content-Encoding: gzip, which was not asked for, and garbage", kBadResponse,
+     "$KContent-Encoding: gzip\n$J\x1f\x8b\x08garbage", Then::kNext},
 
-    // Too much.
-    {"endless-status-line", "a status line that never ends, at full speed", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send("HTTP/1.1 200 ") && p.flood(std::string(16384, 'x'));
-     }},
-    {"endless-field", "a field that never ends, at full speed", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send("HTTP/1.1 200 OK\r\nX-Long: ") && p.flood(std::string(16384, 'x'));
-     }},
-    {"endless-head", "fields for ever, at full speed", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send("HTTP/1.1 200 OK\r\n") && p.flood(repeated("X-More: x\r\n", 16384));
-     }},
-    {"endless-100", "100 Continue for ever, at full speed", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.flood(repeated("HTTP/1.1 100 Continue\r\n\r\n", 16384));
-     }},
-    {"endless-body", "right JSON and white space for ever, no length, at full speed",
-     503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send(head("") + echo(p.msg())) && p.flood(std::string(16384, ' '));
-     }},
-    {"endless-chunks", "right JSON and white space for ever, chunked, at full speed",
-     503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(chunked_head() + chunk(echo(p.msg()))) &&
-              p.flood(chunk(std::string(4096, ' ')));
-     }},
-    {"endless-chunk-extension", "a chunk extension that never ends, at full speed",
-     503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send(chunked_head() + "1;x=") && p.flood(std::string(16384, 'x'));
-     }},
-    {"endless-small-chunks", "chunks of one byte with extensions of 4 KiB, at full speed",
-     503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send(chunked_head()) &&
-              p.flood("1;x=" + std::string(4096, 'x') + "\r\n \r\n");
-     }},
-    {"endless-trailers", "a right chunked body, then trailers for ever, at full speed",
-     503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send(chunked_head() + chunk(echo(p.msg())) + "0\r\n") &&
-              p.flood(repeated("X-Trailer: x\r\n", 16384));
-     }},
-    {"huge", "Content-Length of 1 GiB, and sends it", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() && p.send(head(length_field(std::size_t{1} << 30U)) + echo(p.msg())) &&
-              p.flood(std::string(16384, ' '));
-     }},
-    {"over-64k", "right, but a body of 65,537 bytes", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(padded_echo(p.msg(), kBodyLimit + 1))); }},
-    {"over-64k-chunked", "right, but a chunked body of 65,537 bytes", 503, kBadResponse, 0,
-     [](Peer& p) {
-       if (!p.request()) return false;
-       const auto body = padded_echo(p.msg(), kBodyLimit + 1);
-       return p.send(chunked_head() + chunk(body.substr(0, 1000)) + chunk(body.substr(1000)) +
-                     std::string(kLastChunk));
-     }},
+    // Too much, at full speed.
+    {"endless-head", "fields for ever", kBadResponse, "HTTP/1.1 200 OK\n", Then::kFlood,
+     "X-More: x\n"},
+    {"endless-100", "100 Continue for ever", kBadResponse, "", Then::kFlood,
+     "HTTP/1.1 100 Continue\n\n"},
+    {"endless-body", "right JSON and white space for ever, no length", kBadResponse, "$K\n$B",
+     Then::kFlood, " "},
+    {"endless-chunks", "right JSON and white space for ever, chunked", kBadResponse, "$K$T$C",
+     Then::kFlood, "10\n                \n"},
+    {"endless-chunk-extension", "a chunk extension that never ends", kBadResponse,
+     "$K$T1;x=", Then::kFlood, "x"},
+    {"endless-small-chunks", "chunks of one byte with extensions of 4 KiB", kBadResponse, "$K$T",
+     Then::kFlood, "1;x=$Z\n \n"},
+    {"endless-trailers", "a right chunked body, then trailers for ever", kBadResponse, "$K$T$C0\n",
+     Then::kFlood, "X-Trailer: x\n"},
+    {"huge", "Content-Length of 1 GiB, and sends it", kBadResponse,
+     "$KContent-Length: 1073741824\n\n$B", Then::kFlood, " "},
+    {"over-64k", "right, but a body of 65,537 bytes", kBadResponse, "$K$J$B$P ", Then::kNext},
+    {"over-64k-chunked", "right, but a chunked body of 65,537 bytes", kBadResponse,
+     "$K$T10001\n$B$P \n0\n\n", Then::kNext},
 
     // Not the JSON that was asked for.
-    {"not-json", "plain text", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, "hello\n"); }},
-    {"html", "a page of HTML", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, "<!DOCTYPE html><html><body>It works!</body></html>\n"); }},
-    {"empty", "an empty body", 503, kBadResponse, 0, [](Peer& p) { return with_body(p, ""); }},
-    {"json-array", "the right object inside an array", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer("[" + echo(p.msg()) + "]")); }},
-    {"json-string", "the msg as a JSON string", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(quoted(p.msg()))); }},
-    {"json-number", "a JSON number",
-     503, kBadResponse, 0, [](Peer& p) { return with_body(p, "42"); }},
-    {"json-null", "JSON null", 503, kBadResponse, 0, [](Peer& p) { return with_body(p, "null"); }},
-    {"json-cut", "JSON without its last brace, Content-Length fits", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer("{\"echo\":" + quoted(p.msg()))); }},
-    {"json-junk", "the right JSON with junk after it in the body", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo(p.msg()) + "junk")); }},
-    {"json-twice", "the right JSON twice in one body", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo(p.msg()) + echo(p.msg()))); }},
-    {"json-invalid-utf8", "the right echo beside a string that is not UTF-8", 503, kBadResponse, 0,
-     [](Peer& p) {
-       return p.request() &&
-              p.send(answer("{\"echo\":" + quoted(p.msg()) + ",\"x\":\"\xC3\x28\xFF\"}"));
-     }},
-    {"json-deep", "60,000 opening brackets", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, std::string(60'000, '[')); }},
-    {"json-deep-closed", "an array 30,000 levels deep", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, std::string(30'000, '[') + std::string(30'000, ']')); }},
-    {"echo-missing", "an object without echo", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, "{}\n"); }},
-    {"echo-number", "echo is a number", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, "{\"echo\":1}\n"); }},
-    {"echo-null", "echo is null", 503, kBadResponse, 0,
-     [](Peer& p) { return with_body(p, "{\"echo\":null}\n"); }},
-    {"echo-object", "the right object inside echo", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer("{\"echo\":" + echo(p.msg()) + "}")); }},
-    {"echo-wrong", "the echo of another msg", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo("not " + p.msg()))); }},
-    {"echo-other-case", "the msg in the other case", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo(other_case(p.msg())))); }},
-    {"echo-with-nul", "the msg with a NUL and more after it", 503, kBadResponse, 0,
-     [](Peer& p) { return p.request() && p.send(answer(echo(p.msg() + std::string("\0x", 2)))); }},
+    {"not-json", "plain text", kBadResponse, "$K$Jhello\n", Then::kNext},
+    {"empty", "an empty body", kBadResponse, "$K$J", Then::kNext},
+    {"json-array", "the right object inside an array", kBadResponse, "$K$J[$B]", Then::kNext},
+    {"json-string", "the msg as a JSON string", kBadResponse, "$K$J$M", Then::kNext},
+    {"json-cut", "JSON without its last brace, Content-Length fits", kBadResponse,
+     "$K$J{\"echo\":$M", Then::kNext},
+    {"json-junk", "the right JSON with junk after it in the body", kBadResponse, "$K$J$Bjunk",
+     Then::kNext},
+    {"json-invalid-utf8", "the right echo beside a string that is not UTF-8", kBadResponse,
+     "$K$J{\"echo\":$M,\"x\":\"\xC3\x28\xFF\"}", Then::kNext},
+    {"json-deep", "an array 30,000 levels deep", kBadResponse, "$K$J$[$]", Then::kNext},
+    {"echo-missing", "an object without echo", kBadResponse, "$K$J{}", Then::kNext},
+    {"echo-number", "echo is a number", kBadResponse, "$K$J{\"echo\":1}", Then::kNext},
+    {"echo-object", "the right object inside echo", kBadResponse, "$K$J{\"echo\":$B}", Then::kNext},
+    {"echo-wrong", "the echo of another msg", kBadResponse, "$K$J{\"echo\":\"not hello\"}",
+     Then::kNext},
+    {"echo-with-nul", "the msg with a NUL and more after it", kBadResponse, "$K$J{\"echo\":$N}",
+     Then::kNext},
 };
-// clang-format on
 
-constexpr Mode kRandom{"random", "one of the others, drawn anew for each connection", 0, "", 0,
-                       nullptr};
+constexpr Mode kRandom{"random", "one of the others, drawn anew for each connection", kRight, "",
+                       Then::kNext};
+
+std::string quoted(const std::string& text, bool ascii = false) {
+  return nlohmann::json(text).dump(-1, ' ', ascii, nlohmann::json::error_handler_t::replace);
+}
+
+// The bytes of a mode, for this msg.
+std::string expand(std::string_view text, const std::string& msg) {
+  const auto body = "{\"echo\":" + quoted(msg) + "}\n";
+  std::ostringstream size;
+  size << std::hex << body.size();
+  std::string out;
+  std::size_t length_at = 0;  // where $J puts the length
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\n') {
+      out += "\r\n";
+    } else if (text[i] != '$') {
+      out += text[i];
+    } else {
+      switch (text[++i]) {
+        case '-': break;
+        case 'n': out += '\n'; break;
+        case 'K': out += "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"; break;
+        case 'J':
+          length_at = (out += "Content-Length: ").size();
+          out += "\r\n\r\n";
+          break;
+        case 'T': out += "Transfer-Encoding: chunked\r\n\r\n"; break;
+        case 'B': out += body; break;
+        case 'R': out += std::to_string(body.size()); break;
+        case 'H': out += body.substr(0, body.size() - 4); break;
+        case 'C': out += size.str() + "\r\n" + body + "\r\n"; break;
+        case 'P': out.append(kBodyLimit - body.size(), ' '); break;
+        case 'M': out += quoted(msg); break;
+        case 'N': out += quoted(msg + std::string("\0x", 2)); break;
+        case 'E': out += quoted(msg, true); break;
+        case 'Z': out.append(4096, 'x'); break;
+        case 'X':
+          for (int count = 0; count < 5'000; ++count) out += "1\r\n \r\n";
+          break;
+        default: out.append(30'000, text[i]);  // a bracket
+      }
+    }
+  }
+  if (length_at > 0) out.insert(length_at, std::to_string(out.size() - length_at - 4));
+  return out;
+}
+
+// --- a connection
+
+// Each wait ends at once when the upstream stops. What returns bool says whether the connection can
+// go on.
+struct Peer {
+  int fd;
+  int stop_fd;
+  std::string buffer{};
+
+  // False when stopped, or nothing of `events` happened until `time` (negative: none) is over.
+  bool wait(short events, milliseconds time = milliseconds(-1)) const {
+    const auto deadline = Clock::now() + time;
+    std::array<pollfd, 2> polled{{{fd, events, 0}, {stop_fd, POLLIN, 0}}};
+    int ready = 0;
+    do {
+      ready = ::poll(polled.data(), polled.size(), time.count() < 0 ? -1 : poll_timeout(deadline));
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0 && polled[1].revents == 0;
+  }
+
+  // Whether the caller is still there after `time`.
+  bool pause(milliseconds time) const {
+    const auto end = Clock::now() + time;
+    return !wait(POLLRDHUP, time) && Clock::now() >= end;
+  }
+
+  // The next head; empty when there is none.
+  std::string request() {
+    std::size_t end = 0;
+    while ((end = buffer.find("\r\n\r\n")) == std::string::npos) {
+      std::array<char, 16384> block{};
+      if (buffer.size() > kMaxHead || !wait(POLLIN)) return {};
+      const auto count = ::recv(fd, block.data(), block.size(), MSG_DONTWAIT);
+      if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) return {};
+      if (count > 0) buffer.append(block.data(), static_cast<std::size_t>(count));
+    }
+    auto head = buffer.substr(0, end + 4);
+    buffer.erase(0, end + 4);
+    return head;
+  }
+
+  bool send(std::string_view bytes) const {
+    while (!bytes.empty()) {
+      if (!wait(POLLOUT)) return false;
+      const auto count = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (count < 0 && errno != EAGAIN && errno != EINTR) return false;
+      if (count > 0) bytes.remove_prefix(static_cast<std::size_t>(count));
+    }
+    return true;
+  }
+
+  // Whether to serve the next request.
+  bool answer(const Mode& mode, const std::string& msg) const {
+    const auto bytes = expand(mode.bytes, msg);
+    auto more = expand(mode.more, msg);
+    if (!send(bytes)) return false;
+    switch (mode.then) {
+      case Then::kNext: return true;
+      case Then::kHold: wait(POLLRDHUP); return false;
+      case Then::kClose: return false;
+      case Then::kReset: {
+        if (!bytes.empty()) pause(milliseconds(20));
+        const linger now{1, 0};
+        ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+        return false;
+      }
+      case Then::kSoon: return pause(milliseconds(50)) && send(more);
+      case Then::kLate: return pause(milliseconds(3'000)) && send(more);
+      case Then::kDrip:
+      case Then::kPour:
+        while (send(more) && pause(milliseconds(mode.then == Then::kDrip ? 100 : 1))) {
+        }
+        return false;
+      case Then::kFlood:
+        while (more.size() < 16'384) more += more;
+        while (send(more)) {
+        }
+        return false;
+    }
+    return false;
+  }
+};
+
+// The msg of a request to /echo, decoded.
+std::string msg_of(const std::string& head) {
+  const auto start = head.find("?msg=");
+  const auto end = head.find_first_of("& ", std::min(start, head.size()));
+  if (end == std::string::npos) return {};
+  std::string result;
+  for (auto i = start + 5; i < end; ++i) {
+    if (head[i] == '%') {
+      result += static_cast<char>(std::strtol(head.substr(i + 1, 2).c_str(), nullptr, 16));
+      i += 2;
+    } else {
+      result += head[i] == '+' ? ' ' : head[i];
+    }
+  }
+  return result;
+}
 
 }  // namespace
 
-// --- Peer ---
-
-bool Peer::wait(short events, int timeout) {
-  const auto deadline = Clock::now() + milliseconds(timeout);
-  while (true) {
-    std::array<pollfd, 2> polled{{{fd_.get(), events, 0}, {stop_fd_, POLLIN, 0}}};
-    const int ready =
-        ::poll(polled.data(), polled.size(), timeout < 0 ? -1 : poll_timeout(deadline));
-    if (ready < 0 && errno == EINTR) continue;
-    return ready > 0 && polled[1].revents == 0;
-  }
-}
-
-bool Peer::request() {
-  std::size_t end = 0;
-  while ((end = buffer_.find("\r\n\r\n")) == std::string::npos) {
-    if (buffer_.size() > kMaxHead || !wait(POLLIN, -1)) return false;
-    std::array<char, 16384> block{};
-    const auto count = ::recv(fd_.get(), block.data(), block.size(), MSG_DONTWAIT);
-    if (count > 0) {
-      buffer_.append(block.data(), static_cast<std::size_t>(count));
-    } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
-      return false;
-    }
-  }
-  const std::string head = buffer_.substr(0, end + 4);
-  buffer_.erase(0, end + 4);
-  record_(head);
-
-  const auto line = std::string_view(head).substr(0, head.find("\r\n"));
-  const auto start = std::min(line.size(), line.find(' ') + 1);
-  const auto target = line.substr(start, line.find(' ', start) - start);
-  path_ = target.substr(0, target.find('?'));
-  msg_ = msg_of(target);
-  return true;
-}
-
-bool Peer::wait_for_input() { return !buffer_.empty() || wait(POLLIN, -1); }
-
-bool Peer::send(std::string_view bytes) {
-  while (!bytes.empty()) {
-    if (!wait(POLLOUT, -1)) return false;
-    const auto count = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (count >= 0) {
-      bytes.remove_prefix(static_cast<std::size_t>(count));
-    } else if (errno != EAGAIN && errno != EINTR) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool Peer::drip(std::string_view bytes, milliseconds interval, std::string_view again) {
-  do {
-    for (const char& c : bytes) {
-      if (!send({&c, 1})) return false;
-      if (interval.count() > 0 && !pause(interval)) return false;
-    }
-    bytes = again;
-  } while (!again.empty());
-  return true;
-}
-
-bool Peer::flood(std::string_view block) {
-  while (send(block)) {
-  }
-  return false;
-}
-
-bool Peer::pause(milliseconds time) {
-  const auto deadline = Clock::now() + time;
-  // Something happens only when the caller closes or all must end; otherwise the time is over.
-  std::array<pollfd, 2> polled{{{fd_.get(), POLLRDHUP, 0}, {stop_fd_, POLLIN, 0}}};
-  int ready = 0;
-  do {
-    ready = ::poll(polled.data(), polled.size(), poll_timeout(deadline));
-  } while (ready < 0 && errno == EINTR);
-  return ready == 0;
-}
-
-bool Peer::hold() {
-  wait(POLLRDHUP, -1);
-  return false;
-}
-
-bool Peer::reset() {
-  const linger now{1, 0};
-  ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
-  return false;
-}
-
-// --- the list ---
+// --- the list
 
 std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mode.name; }
 
-std::span<const Mode> modes() { return kModes; }
+std::span<const Mode> modes() {
+  static const auto all = [] {
+    std::vector<Mode> result(std::begin(kModes), std::end(kModes));
+    for (auto& mode : result) {
+      mode.status = mode.reason.empty() ? 200 : 503;
+      if (mode.reason == kBadStatus) {
+        mode.upstream_status = std::atoi(mode.bytes.data() + std::string_view("HTTP/1.1 ").size());
+      }
+    }
+    return result;
+  }();
+  return all;
+}
 
-const Mode& right_mode() { return kModes[0]; }
+const Mode& right_mode() { return modes()[0]; }
 
 const Mode& random_mode() { return kRandom; }
 
-const Mode* find_mode(std::string_view name) {
-  if (name == kRandom.name) return &kRandom;
-  for (const Mode& mode : kModes) {
-    if (mode.name == name) return &mode;
-  }
-  return nullptr;
-}
-
 const Mode& mode_named(std::string_view name) {
-  const Mode* mode = find_mode(name);
-  if (mode == nullptr) throw std::invalid_argument("no such mode: " + std::string(name));
-  return *mode;
-}
-
-std::string test_name(const Mode& mode) {
-  std::string name(mode.name);
-  for (char& c : name) {
-    if (c == '-') c = '_';
+  if (name == kRandom.name) return kRandom;
+  for (const Mode& mode : modes()) {
+    if (mode.name == name) return mode;
   }
-  return name;
+  throw std::invalid_argument("no mode \"" + std::string(name) + "\"");
 }
 
-// --- FaultyUpstream ---
-
-FaultyUpstream::FaultyUpstream(const Mode& mode, std::uint16_t port)
-    : FaultyUpstream(mode, FaultyUpstreamOptions{.port = port}) {}
+// --- FaultyUpstream
 
 FaultyUpstream::FaultyUpstream(const Mode& mode, FaultyUpstreamOptions options)
-    : options_(std::move(options)), mode_(mode), random_(options_.seed) {
-  if (options_.random_from.empty()) options_.random_from.assign(modes().begin(), modes().end());
-
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(options_.port);
-  if (::inet_pton(AF_INET, options_.host.c_str(), &address.sin_addr) != 1) {
-    throw std::system_error(EINVAL, std::generic_category(),
-                            "not an IPv4 address: " + options_.host);
-  }
-  stop_fd_ = UniqueFd(check(::eventfd(0, EFD_CLOEXEC), "eventfd"));
-  listener_ =
-      UniqueFd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), "socket"));
-  const int one = 1;
-  check(::setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), "SO_REUSEADDR");
-  const std::string where = "listen on " + options_.host + ":" + std::to_string(options_.port);
-  check(::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-        where.c_str());
-  check(::listen(listener_.get(), 4096), where.c_str());
-  socklen_t size = sizeof address;
-  check(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size),
-        "getsockname");
-  port_ = ntohs(address.sin_port);
+    : options_(std::move(options)),
+      stop_fd_(check(::eventfd(0, EFD_CLOEXEC), "eventfd")),
+      listener_(bind_socket(SOCK_STREAM | SOCK_NONBLOCK, options_.port, options_.host)),
+      mode_(mode),
+      random_(options_.seed) {
+  check(::listen(listener_.fd.get(), 4096), "listen");
   acceptor_ = std::thread([this] { accept_until_stopped(); });
 }
 
 FaultyUpstream::~FaultyUpstream() {
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const auto written = ::write(stop_fd_.get(), &one, sizeof one);
+  ::eventfd_write(stop_fd_.get(), 1);
   acceptor_.join();
 }
 
 std::string FaultyUpstream::url() const {
-  return "http://" + options_.host + ":" + std::to_string(port_);
+  return "http://" + options_.host + ":" + std::to_string(port());
 }
 
 void FaultyUpstream::set_mode(const Mode& mode) {
@@ -889,20 +431,15 @@ std::vector<std::string> FaultyUpstream::requests() const {
   return {requests_.begin(), requests_.end()};
 }
 
-void FaultyUpstream::record(const std::string& head) {
-  const std::lock_guard lock(mutex_);
-  if (requests_.size() == kMaxRequests) requests_.pop_front();
-  requests_.push_back(head);
-}
-
-Mode FaultyUpstream::draw_mode() {
-  if (mode_.play != nullptr) return mode_;
-  return options_.random_from[random_() % options_.random_from.size()];
+void FaultyUpstream::choose_mode(Session& session) {
+  if (session.mode_version == mode_version_) return;
+  session.mode_version = mode_version_;
+  session.mode = mode_.name == kRandom.name ? modes()[random_() % modes().size()] : mode_;
 }
 
 void FaultyUpstream::accept_until_stopped() {
   while (true) {
-    std::array<pollfd, 2> polled{{{listener_.get(), POLLIN, 0}, {stop_fd_.get(), POLLIN, 0}}};
+    std::array<pollfd, 2> polled{{{listener_.fd.get(), POLLIN, 0}, {stop_fd_.get(), POLLIN, 0}}};
     if (::poll(polled.data(), polled.size(), -1) < 0) continue;
     if (polled[1].revents != 0) break;
 
@@ -911,7 +448,7 @@ void FaultyUpstream::accept_until_stopped() {
       session.thread.join();
       return true;
     });
-    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    UniqueFd fd(::accept4(listener_.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!fd) {
       // Out of file descriptors, most likely: the listener stays readable, so don't spin on it.
       if (errno != EAGAIN && errno != ECONNABORTED) ::poll(&polled[1], 1, 10);
@@ -924,25 +461,35 @@ void FaultyUpstream::accept_until_stopped() {
     session.fd = std::move(fd);
     {
       const std::lock_guard lock(mutex_);
-      session.mode = draw_mode();
-      session.mode_version = mode_version_;
+      choose_mode(session);
     }
     const auto number = ++accepted_;
     ++open_;
     if (options_.on_connection) options_.on_connection(number, session.mode);
     session.thread = std::thread([this, &session] { serve(session); });
   }
-  listener_.reset();
+  listener_.fd.reset();
   for (auto& session : sessions_) session.thread.join();
 }
 
 void FaultyUpstream::serve(Session& session) {
-  Peer peer(session.fd, stop_fd_.get(), [this](const std::string& head) { record(head); });
-  while (session.mode.play(peer) && peer.wait_for_input()) {
-    const std::lock_guard lock(mutex_);
-    if (session.mode_version == mode_version_) continue;
-    session.mode = draw_mode();
-    session.mode_version = mode_version_;
+  Peer peer{session.fd.get(), stop_fd_.get()};
+  bool first = true;
+  while (true) {
+    if (!std::exchange(first, false)) {
+      if (peer.buffer.empty() && !peer.wait(POLLIN)) break;
+      const std::lock_guard lock(mutex_);
+      choose_mode(session);
+    }
+    std::string head;
+    if (!session.mode.bytes.starts_with("$-")) {
+      head = peer.request();
+      if (head.empty()) break;
+      const std::lock_guard lock(mutex_);
+      if (requests_.size() == kMaxRequests) requests_.pop_front();
+      requests_.push_back(head);
+    }
+    if (!peer.answer(session.mode, msg_of(head))) break;
   }
   session.fd.reset();
   --open_;

@@ -21,18 +21,18 @@
 
 namespace tests {
 
-class Peer;  // one accepted connection, seen from inside a mode
+// What follows the bytes of a mode.
+enum class Then { kNext, kHold, kClose, kReset, kSoon, kLate, kDrip, kPour, kFlood };
 
 struct Mode {
   std::string_view name;         // lower case, digits and '-'
   std::string_view description;  // what it does, for --help and the log
-  int status;                    // what B must answer: 200 or 503
-  std::string_view reason;       // B's `reason`; empty for 200
-  int upstream_status;  // B's upstream_status= in the log, for reason bad_status; otherwise 0
-
-  // Serves one request, or all of the connection. Returns whether to serve the connection's next
-  // one.
-  bool (*play)(Peer& peer);
+  std::string_view reason;       // B's `reason`; empty where B must answer 200
+  std::string_view bytes;        // see faulty_upstream.cpp
+  Then then;
+  std::string_view more{};
+  int status = 0;           // what B must answer: 200 or 503
+  int upstream_status = 0;  // B's upstream_status= in the log, for reason bad_status
 };
 
 // Prints the name: GoogleTest shows parameters with it.
@@ -40,24 +40,18 @@ std::ostream& operator<<(std::ostream& out, const Mode& mode);
 
 // The one list of modes, with `right` as the first; without `random`.
 std::span<const Mode> modes();
-// A correct Service A: /echo and /health, keep-alive.
+// A correct Service A: /echo, keep-alive.
 const Mode& right_mode();
 // One of modes() drawn for each connection. Its expectation (status 0) is not known beforehand.
 const Mode& random_mode();
-// Any of them, `random` included; nullptr when there is none of that name.
-const Mode* find_mode(std::string_view name);
-// As find_mode, but throws std::invalid_argument.
+// Any of them, `random` included. Throws std::invalid_argument when there is none of that name.
 const Mode& mode_named(std::string_view name);
-// The name as GoogleTest accepts it for a parameter: '_' in place of '-'.
-std::string test_name(const Mode& mode);
 
 struct FaultyUpstreamOptions {
   std::string host = "127.0.0.1";  // an IPv4 address
   std::uint16_t port = 0;          // 0: a free one
   // For random_mode(): the same seed draws the same modes, in the order of accept.
   std::uint32_t seed = 1;
-  // What random_mode() draws from; empty: all of modes().
-  std::vector<Mode> random_from{};
   // Called from the accepting thread with the connection's number, from 1, and its mode.
   std::function<void(std::size_t number, const Mode& mode)> on_connection{};
 };
@@ -66,14 +60,13 @@ struct FaultyUpstreamOptions {
 class FaultyUpstream {
  public:
   // Throws std::system_error when it cannot listen.
-  explicit FaultyUpstream(const Mode& mode, std::uint16_t port = 0);
-  FaultyUpstream(const Mode& mode, FaultyUpstreamOptions options);
+  explicit FaultyUpstream(const Mode& mode, FaultyUpstreamOptions options = {});
   // Ends every connection at once, whatever it is doing.
   ~FaultyUpstream();
   FaultyUpstream(const FaultyUpstream&) = delete;
   FaultyUpstream& operator=(const FaultyUpstream&) = delete;
 
-  std::uint16_t port() const { return port_; }
+  std::uint16_t port() const { return listener_.port; }
   // "http://127.0.0.1:<port>"
   std::string url() const;
 
@@ -98,20 +91,18 @@ class FaultyUpstream {
 
   void accept_until_stopped();
   void serve(Session& session);
-  void record(const std::string& head);
   // REQUIRES: mutex_ is held.
-  Mode draw_mode();
+  void choose_mode(Session& session);
 
-  FaultyUpstreamOptions options_;
-  UniqueFd listener_;
+  const FaultyUpstreamOptions options_;
   UniqueFd stop_fd_;  // readable from the moment all must end
-  std::uint16_t port_ = 0;
+  BoundSocket listener_;
   std::atomic<std::size_t> accepted_ = 0;
   std::atomic<std::size_t> open_ = 0;
 
   mutable std::mutex mutex_;
   Mode mode_;
-  std::size_t mode_version_ = 0;
+  std::size_t mode_version_ = 1;
   std::mt19937 random_;
   std::deque<std::string> requests_;
 

@@ -1,6 +1,5 @@
 #include "support/http_client.hpp"
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -39,56 +38,73 @@ std::optional<Number> to_number(std::string_view text, int base = 10) {
   return number;
 }
 
+enum class Progress { kComplete, kIncomplete, kMalformed };
+
 // Status line and fields of `head`, which ends with an empty line.
-std::optional<Response> parse_head(std::string_view head) {
-  Response response;
+bool parse_head(std::string_view head, Response& response) {
   response.head = head;
   auto end = head.find("\r\n");
   const auto line = head.substr(0, end);
-  if (line.size() < 12 || !line.starts_with("HTTP/1.") || line[8] != ' ') return std::nullopt;
+  if (line.size() < 12 || !line.starts_with("HTTP/1.") || line[8] != ' ') return false;
   const auto status = to_number<int>(line.substr(9, 3));
-  if (!status || (line.size() > 12 && line[12] != ' ')) return std::nullopt;
+  if (!status || (line.size() > 12 && line[12] != ' ')) return false;
   response.status = *status;
-  if (line.size() > 13) response.reason = line.substr(13);
-
   for (head.remove_prefix(end + 2); !head.starts_with("\r\n"); head.remove_prefix(end + 2)) {
     end = head.find("\r\n");
     const auto field = head.substr(0, end);
     const auto colon = field.find(':');
-    if (colon == std::string_view::npos) return std::nullopt;
+    if (colon == std::string_view::npos) return false;
     response.headers.emplace_back(lower(field.substr(0, colon)), trim(field.substr(colon + 1)));
   }
-  return response;
+  return true;
 }
-
-enum class Progress { kComplete, kIncomplete, kMalformed };
 
 // Decodes the chunked body at the start of `bytes`; `used` is its length there.
 Progress decode_chunks(std::string_view bytes, std::string& body, std::size_t& used) {
-  body.clear();
-  used = 0;
-  while (true) {
-    auto end = bytes.find("\r\n", used);
+  bool trailers = false;
+  for (used = 0;;) {
+    const auto end = bytes.find("\r\n", used);
     if (end == std::string_view::npos) return Progress::kIncomplete;
     const auto line = bytes.substr(used, end - used);
+    used = end + 2;
+    if (trailers && line.empty()) return Progress::kComplete;
+    if (trailers) continue;
     const auto size = to_number<std::size_t>(trim(line.substr(0, line.find(';'))), 16);
     if (!size) return Progress::kMalformed;
-    used = end + 2;
-    if (*size == 0) break;
+    trailers = *size == 0;
+    if (trailers) continue;
     if (bytes.size() - used < *size || bytes.size() - used - *size < 2)
       return Progress::kIncomplete;
     body.append(bytes.substr(used, *size));
-    used += *size;
-    if (bytes.substr(used, 2) != "\r\n") return Progress::kMalformed;
-    used += 2;
+    used += *size + 2;
+    if (bytes.substr(used - 2, 2) != "\r\n") return Progress::kMalformed;
   }
-  while (true) {  // the trailer section
-    const auto end = bytes.find("\r\n", used);
-    if (end == std::string_view::npos) return Progress::kIncomplete;
-    const bool last = end == used;
-    used = end + 2;
-    if (last) return Progress::kComplete;
+}
+
+// The answer at the start of `bytes`; `used` is its length there. `closed`: no more will come.
+Progress parse(std::string_view bytes, bool closed, bool head_request, Response& response,
+               std::size_t& used) {
+  response = {};
+  const auto end = bytes.find("\r\n\r\n");
+  if (end == std::string_view::npos) return Progress::kIncomplete;
+  used = end + 4;
+  if (!parse_head(bytes.substr(0, used), response)) return Progress::kMalformed;
+  const auto status = response.status;
+  if (head_request || status < 200 || status == 204 || status == 304) return Progress::kComplete;
+  const auto rest = bytes.substr(used);
+  if (lower(response.header("transfer-encoding").value_or("")) == "chunked") {
+    std::size_t length = 0;
+    const auto progress = decode_chunks(rest, response.body, length);
+    used += length;
+    return progress;
   }
+  const auto text = response.header("content-length");
+  const auto length = text ? to_number<std::size_t>(*text) : rest.size();
+  if (!length) return Progress::kMalformed;
+  if (text ? rest.size() < *length : !closed) return Progress::kIncomplete;
+  response.body = rest.substr(0, *length);
+  used += *length;
+  return Progress::kComplete;
 }
 
 }  // namespace
@@ -115,10 +131,8 @@ Connection::Connection(std::uint16_t port, std::string host)
 
 Connection::Connection(std::uint16_t port, const ConnectionOptions& options) {
   const auto deadline = Clock::now() + options.connect_timeout;
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  if (::inet_pton(AF_INET, options.host.c_str(), &address.sin_addr) != 1) {
+  const auto address = ipv4_address(options.host, port);
+  if (!address) {
     error_ = "not an IPv4 address: " + options.host;
     return;
   }
@@ -135,7 +149,7 @@ Connection::Connection(std::uint16_t port, const ConnectionOptions& options) {
   ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 
   int error = 0;
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
     error = errno;
   }
   if (error == EINPROGRESS || error == EINTR) {
@@ -196,78 +210,34 @@ Connection::Fill Connection::fill(Clock::time_point deadline) {
   }
 }
 
-std::optional<Response> Connection::fail(std::string why) {
-  error_ = std::move(why);
-  return std::nullopt;
-}
-
 std::optional<Response> Connection::read_response(milliseconds timeout, bool head_request) {
   if (!fd_) return std::nullopt;  // error_ has the reason since the connect
   const auto deadline = Clock::now() + timeout;
-  const auto why = [](Fill fill) {
-    switch (fill) {
-      case Fill::kClosed: return "closed before a complete answer";
-      case Fill::kReset: return "reset before a complete answer";
-      case Fill::kTimeout: return "timeout before a complete answer";
-      case Fill::kData: break;
-    }
-    return "";
-  };
-
   // A peer that sends for ever never lets fill() wait, so the clock is asked here as well; but only
   // after what has already arrived was read once.
-  bool asked = false;
-  const auto more = [&] {
-    if (std::exchange(asked, true) && Clock::now() >= deadline) return Fill::kTimeout;
-    return fill(deadline);
-  };
-
-  std::size_t head_end = 0;
-  while ((head_end = buffer_.find("\r\n\r\n")) == std::string::npos) {
-    const auto filled = more();
-    if (filled != Fill::kData) return fail(why(filled));
-  }
-  head_end += 4;
-  auto response = parse_head(std::string_view(buffer_).substr(0, head_end));
-  if (!response) return fail("not HTTP");
-
-  const auto take = [&](std::size_t body_end) {
-    buffer_.erase(0, body_end);
-    error_.clear();
-    return response;
-  };
-  const auto rest = [&] { return std::string_view(buffer_).substr(head_end); };
-
-  if (head_request || response->status < 200 || response->status == 204 ||
-      response->status == 304) {
-    return take(head_end);
-  }
-  if (lower(response->header("transfer-encoding").value_or("")) == "chunked") {
-    while (true) {
-      std::size_t used = 0;
-      const auto progress = decode_chunks(rest(), response->body, used);
-      if (progress == Progress::kComplete) return take(head_end + used);
-      if (progress == Progress::kMalformed) return fail("malformed chunk");
-      const auto filled = more();
-      if (filled != Fill::kData) return fail(why(filled));
+  Response response;
+  std::size_t used = 0;
+  Fill filled = Fill::kData;
+  for (bool first = true;; first = false) {
+    const auto progress = parse(buffer_, filled == Fill::kClosed, head_request, response, used);
+    if (progress == Progress::kMalformed) {
+      error_ = "not HTTP";
+      return std::nullopt;
     }
-  }
-  if (const auto text = response->header("content-length")) {
-    const auto length = to_number<std::size_t>(*text);
-    if (!length) return fail("malformed Content-Length");
-    while (rest().size() < *length) {
-      const auto filled = more();
-      if (filled != Fill::kData) return fail(why(filled));
+    if (progress == Progress::kComplete) {
+      buffer_.erase(0, used);
+      error_.clear();
+      return response;
     }
-    response->body = rest().substr(0, *length);
-    return take(head_end + *length);
-  }
-  while (true) {
-    const auto filled = more();
-    if (filled == Fill::kData) continue;
-    if (filled != Fill::kClosed) return fail(why(filled));
-    response->body = rest();
-    return take(buffer_.size());
+    if (filled == Fill::kData) {
+      filled = first || Clock::now() < deadline ? fill(deadline) : Fill::kTimeout;
+      if (filled == Fill::kData || filled == Fill::kClosed) continue;
+    }
+    error_ = std::string(filled == Fill::kClosed  ? "closed"
+                         : filled == Fill::kReset ? "reset"
+                                                  : "timeout") +
+             " before a complete answer";
+    return std::nullopt;
   }
 }
 

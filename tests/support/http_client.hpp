@@ -20,7 +20,6 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 struct Response {
   int status = 0;
-  std::string reason;
   Headers headers;   // in order, names in lower case, values without the white space around them
   std::string body;  // chunks put together
   std::string head;  // as received, up to and with the empty line
@@ -79,7 +78,6 @@ class Connection {
   enum class Fill { kData, kClosed, kReset, kTimeout };
 
   Fill fill(Clock::time_point deadline);
-  std::optional<Response> fail(std::string why);
 
   UniqueFd fd_;
   std::string buffer_;

@@ -20,19 +20,9 @@ namespace tests {
 
 NameServer::NameServer(MakeAnswer make_answer, std::uint16_t port)
     : make_answer_(std::move(make_answer)),
-      fd_(check(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket")),
-      stop_(check(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  auto* any = reinterpret_cast<sockaddr*>(&address);
-  check(::bind(fd_.get(), any, sizeof address), "bind");
-  socklen_t size = sizeof address;
-  check(::getsockname(fd_.get(), any, &size), "getsockname");
-  port_ = ntohs(address.sin_port);
-  thread_ = std::thread([this] { serve(); });
-}
+      socket_(bind_socket(SOCK_DGRAM, port)),
+      stop_(check(::eventfd(0, EFD_CLOEXEC), "eventfd")),
+      thread_([this] { serve(); }) {}
 
 NameServer::~NameServer() {
   ::eventfd_write(stop_.get(), 1);
@@ -40,17 +30,17 @@ NameServer::~NameServer() {
 }
 
 void NameServer::serve() {
-  std::array<pollfd, 2> polled{{{fd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
+  std::array<pollfd, 2> polled{{{socket_.fd.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
   while (::poll(polled.data(), polled.size(), -1) >= 0 && polled[1].revents == 0) {
     std::array<char, 2048> buffer{};
     sockaddr_storage from{};
     socklen_t size = sizeof from;
     auto* peer = reinterpret_cast<sockaddr*>(&from);
-    const auto count = ::recvfrom(fd_.get(), buffer.data(), buffer.size(), 0, peer, &size);
+    const auto count = ::recvfrom(socket_.fd.get(), buffer.data(), buffer.size(), 0, peer, &size);
     if (count < 12) continue;
     ++queries_;
     const auto answer = make_answer_(std::string(buffer.data(), static_cast<std::size_t>(count)));
-    if (!answer.empty()) ::sendto(fd_.get(), answer.data(), answer.size(), 0, peer, size);
+    if (!answer.empty()) ::sendto(socket_.fd.get(), answer.data(), answer.size(), 0, peer, size);
   }
 }
 

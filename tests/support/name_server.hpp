@@ -22,16 +22,15 @@ class NameServer {
   explicit NameServer(MakeAnswer make_answer, std::uint16_t port = 0);
   ~NameServer();
 
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  std::string address() const { return "127.0.0.1:" + std::to_string(socket_.port); }
   int queries() const { return queries_; }
 
  private:
   void serve();
 
   const MakeAnswer make_answer_;
-  UniqueFd fd_;
+  BoundSocket socket_;
   UniqueFd stop_;
-  std::uint16_t port_ = 0;
   std::atomic<int> queries_ = 0;
   std::thread thread_;
 };

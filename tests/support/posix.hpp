@@ -2,11 +2,15 @@
 
 // The few things that every user of sockets and pipes in the tests needs.
 
+#include <netinet/in.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -51,5 +55,15 @@ inline int poll_timeout(Clock::time_point deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   return static_cast<int>(std::clamp<decltype(left)>(left, 0, 3'600'000));
 }
+
+// Nothing where `host` is no IPv4 address.
+std::optional<sockaddr_in> ipv4_address(const std::string& host, std::uint16_t port);
+
+// A socket bound to an IPv4 address; `port` 0 picks a free one. Throws std::system_error.
+struct BoundSocket {
+  UniqueFd fd;
+  std::uint16_t port = 0;
+};
+BoundSocket bind_socket(int type, std::uint16_t port = 0, const std::string& host = "127.0.0.1");
 
 }  // namespace tests

@@ -1,25 +1,20 @@
 #include "support/process.hpp"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <charconv>
-#include <deque>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <stdexcept>
 
 namespace tests {
@@ -27,58 +22,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// Runs functions one after the other on one thread that lives as long as the program.
-//
-// PR_SET_PDEATHSIG fires when the THREAD that forked ends, not the process: a child started by a
-// worker thread of a test would die with that worker.
-class Spawner {
- public:
-  static Spawner& instance() {
-    static Spawner spawner;
-    return spawner;
-  }
-
-  pid_t run(std::function<pid_t()> function) {
-    std::packaged_task<pid_t()> task(std::move(function));
-    auto result = task.get_future();
-    {
-      const std::lock_guard lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    changed_.notify_one();
-    return result.get();
-  }
-
- private:
-  Spawner() : thread_([this] { work(); }) {}
-  ~Spawner() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_one();
-    thread_.join();
-  }
-
-  void work() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      auto task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::packaged_task<pid_t()>> tasks_;
-  bool stopping_ = false;
-  std::thread thread_;
-};
+constexpr std::chrono::seconds kPatience{20};
 
 struct Pipe {
   UniqueFd read;
@@ -91,25 +35,16 @@ Pipe make_pipe() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-void set_nonblocking(int fd) {
-  check(::fcntl(fd, F_SETFL, check(::fcntl(fd, F_GETFL), "fcntl") | O_NONBLOCK), "fcntl");
-}
-
-std::string name_of(std::string_view assignment) {
-  return std::string(assignment.substr(0, assignment.find('=')));
-}
-
 std::vector<std::string> make_environment(const ProcessOptions& options) {
-  std::vector<std::string> dropped = options.cleared_environment;
+  const auto name_of = [](std::string_view assignment) {
+    return std::string(assignment.substr(0, assignment.find('=')));
+  };
+  auto dropped = options.cleared_environment;
   for (const auto& assignment : options.environment) dropped.push_back(name_of(assignment));
-
-  std::vector<std::string> result;
+  auto result = options.environment;
   for (char** entry = environ; *entry != nullptr; ++entry) {
-    if (std::find(dropped.begin(), dropped.end(), name_of(*entry)) == dropped.end()) {
-      result.emplace_back(*entry);
-    }
+    if (std::ranges::find(dropped, name_of(*entry)) == dropped.end()) result.emplace_back(*entry);
   }
-  result.insert(result.end(), options.environment.begin(), options.environment.end());
   return result;
 }
 
@@ -122,8 +57,8 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 }
 
 struct ChildPlan {
-  char** argv;
-  char** environment;
+  char* const* argv;
+  char* const* environment;
   const rlimit* files;  // or nullptr
   int in;
   int out;
@@ -160,10 +95,6 @@ struct ChildPlan {
   ::_exit(127);
 }
 
-// By number: the declaration in glibc 2.36, Debian 12's, lacks extern "C" and does not link from
-// C++.
-int open_pid_fd(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
-
 // Appends what is there to read; false at the end of the stream.
 bool drain(int fd, std::string& text) {
   std::array<char, 16384> block{};
@@ -171,10 +102,8 @@ bool drain(int fd, std::string& text) {
     const auto count = ::read(fd, block.data(), block.size());
     if (count > 0) {
       text.append(block.data(), static_cast<std::size_t>(count));
-    } else if (count == 0) {
-      return false;
-    } else if (errno != EINTR) {
-      return errno == EAGAIN;
+    } else if (count == 0 || errno != EINTR) {
+      return count != 0 && errno == EAGAIN;
     }
   }
 }
@@ -187,33 +116,8 @@ long status_field(pid_t pid, std::string_view name) {
   throw std::runtime_error("no " + std::string(name) + " for process " + std::to_string(pid));
 }
 
-// The number after `key` in `line`, with or without a quote before it.
-std::optional<std::uint16_t> number_after(std::string_view line, std::string_view key) {
-  const auto at = line.find(key);
-  if (at == std::string_view::npos) return std::nullopt;
-  line.remove_prefix(at + key.size());
-  while (line.starts_with(' ') || line.starts_with('"')) line.remove_prefix(1);
-  std::uint16_t number = 0;
-  const auto result = std::from_chars(line.data(), line.data() + line.size(), number);
-  if (result.ec != std::errc()) return std::nullopt;
-  return number;
-}
-
-std::vector<std::string> service_argv(const std::string& binary, std::vector<std::string> flags,
-                                      const ProcessOptions& options) {
-  const auto names_port = [](const std::string& flag) {
-    return flag == "--port" || flag.starts_with("--port=");
-  };
-  const auto sets_port = [](const std::string& assignment) {
-    return assignment.starts_with("PORT=");
-  };
-  std::vector<std::string> argv{binary};
-  if (std::none_of(flags.begin(), flags.end(), names_port) &&
-      std::none_of(options.environment.begin(), options.environment.end(), sets_port)) {
-    argv.emplace_back("--port=0");
-  }
-  argv.insert(argv.end(), flags.begin(), flags.end());
-  return argv;
+std::function<bool(const std::string&)> contains(std::string_view text) {
+  return [text](const std::string& all) { return all.find(text) != std::string::npos; };
 }
 
 }  // namespace
@@ -226,22 +130,19 @@ const std::vector<std::string>& service_variables() {
   return names;
 }
 
-Process::Process(std::vector<std::string> argv, ProcessOptions options) {
-  if (argv.empty()) throw std::invalid_argument("Process: no program");
+Process::Process(std::vector<std::string> argv, const ProcessOptions& options)
+    : stop_fd_(check(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
   auto environment = make_environment(options);
   const auto argv_pointers = pointers(argv);
   const auto environment_pointers = pointers(environment);
   rlimit files{};
   if (options.max_open_files) files = {*options.max_open_files, *options.max_open_files};
-
   const UniqueFd in(check(::open("/dev/null", O_RDONLY | O_CLOEXEC), "open /dev/null"));
   Pipe out = make_pipe();
   Pipe err = make_pipe();
   Pipe failure = make_pipe();
-  stop_fd_ = UniqueFd(check(::eventfd(0, EFD_CLOEXEC), "eventfd"));
-
-  const ChildPlan plan{const_cast<char**>(argv_pointers.data()),
-                       const_cast<char**>(environment_pointers.data()),
+  const ChildPlan plan{argv_pointers.data(),
+                       environment_pointers.data(),
                        options.max_open_files ? &files : nullptr,
                        in.get(),
                        out.write.get(),
@@ -249,49 +150,44 @@ Process::Process(std::vector<std::string> argv, ProcessOptions options) {
                        options.file_3.value_or(-1),
                        failure.write.get(),
                        ::getpid()};
-  pid_ = Spawner::instance().run([&plan] {
+
+  out_fd_ = std::move(out.read);
+  err_fd_ = std::move(err.read);
+  for (const int fd : {out_fd_.get(), err_fd_.get()}) ::fcntl(fd, F_SETFL, O_NONBLOCK);
+
+  // PR_SET_PDEATHSIG fires when the THREAD that forked ends, so that is the one that reads.
+  reader_ = std::thread([&plan, this] {
     const pid_t pid = ::fork();
     if (pid == 0) become_child(plan);
-    return check(pid, "fork");
+    {
+      const std::lock_guard lock(mutex_);
+      pid_ = pid > 0 ? pid : -errno;
+      // By number: the declaration in Debian 12's glibc 2.36 lacks extern "C".
+      pid_fd_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    }
+    changed_.notify_all();
+    if (pid > 0) read_until_end();
   });
-
-  out.write.reset();
-  err.write.reset();
-  failure.write.reset();
-  int error = 0;
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return pid_ != 0; });
+  }
+  for (auto* end : {&out.write, &err.write, &failure.write}) end->reset();
+  int error = -pid_;
   ssize_t count = 0;
   do {
     count = ::read(failure.read.get(), &error, sizeof error);
   } while (count < 0 && errno == EINTR);
-
-  // From here on the child must be reaped whatever happens.
-  try {
-    if (count == sizeof error) throw std::system_error(error, std::generic_category(), argv[0]);
-    pid_fd_ = UniqueFd(check(open_pid_fd(pid_), "pidfd_open"));
-    out_fd_ = std::move(out.read);
-    err_fd_ = std::move(err.read);
-    set_nonblocking(out_fd_.get());
-    set_nonblocking(err_fd_.get());
-    reader_ = std::thread([this] { read_until_end(); });
-  } catch (...) {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-    throw;
-  }
+  if (pid_ > 0 && count != sizeof error) return;
+  reader_.join();
+  throw std::system_error(error, std::generic_category(), argv[0]);
 }
 
 Process::~Process() {
-  {
-    std::unique_lock lock(mutex_);
-    if (!status_) {
-      ::kill(pid_, SIGCONT);
-      ::kill(pid_, SIGKILL);
-      changed_.wait(lock, [this] { return status_.has_value(); });
-    }
-  }
+  signal(SIGCONT);
+  kill();
   // A grandchild may still hold the pipes, so their end is not something to wait for.
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const auto written = ::write(stop_fd_.get(), &one, sizeof one);
+  ::eventfd_write(stop_fd_.get(), 1);
   reader_.join();
 }
 
@@ -364,8 +260,7 @@ std::vector<std::string> Process::lines() const {
 }
 
 bool Process::wait_for_output(std::string_view text, milliseconds timeout) {
-  return wait_for([text](const std::string& out) { return out.find(text) != std::string::npos; },
-                  timeout);
+  return wait_for_text(out_, contains(text), timeout);
 }
 
 bool Process::wait_for(const std::function<bool(const std::string& out)>& predicate,
@@ -374,9 +269,7 @@ bool Process::wait_for(const std::function<bool(const std::string& out)>& predic
 }
 
 bool Process::wait_for_error(std::string_view text, milliseconds timeout) {
-  return wait_for_text(
-      err_, [text](const std::string& err) { return err.find(text) != std::string::npos; },
-      timeout);
+  return wait_for_text(err_, contains(text), timeout);
 }
 
 bool Process::wait_for_text(const std::string& text,
@@ -400,39 +293,49 @@ long open_files(pid_t pid) {
   return static_cast<long>(std::distance(begin(entries), end(entries)));
 }
 
-std::uint16_t free_port() {
-  const UniqueFd fd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  check(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), "bind");
-  socklen_t size = sizeof address;
-  check(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size), "getsockname");
-  return ntohs(address.sin_port);
-}
-
 std::optional<std::uint16_t> listening_port(std::string_view out) {
   for (auto end = out.find('\n'); end != std::string_view::npos; end = out.find('\n')) {
-    const auto line = out.substr(0, end);
+    auto line = out.substr(0, end);
     out.remove_prefix(end + 1);
-    for (const std::string_view mark :
-         {R"(msg="listening")", "msg=listening", R"("msg":"listening")", " listening version="}) {
-      if (line.find(mark) == std::string_view::npos) continue;
-      const auto port = number_after(line, " port=");
-      return port ? port : number_after(line, R"("port":)");
+    if (line.find("listening") == std::string_view::npos) continue;
+    for (const std::string_view key : {" port=", R"("port":)"}) {
+      const auto at = line.find(key);
+      if (at == std::string_view::npos) continue;
+      line.remove_prefix(line.find_first_of("0123456789", at));
+      std::uint16_t port = 0;
+      std::from_chars(line.data(), line.data() + line.size(), port);
+      return port;
     }
   }
   return std::nullopt;
 }
 
-Service::Service(const std::string& binary, std::vector<std::string> flags, ProcessOptions options)
-    : process_(service_argv(binary, std::move(flags), options), options) {
+namespace {
+
+std::vector<std::string> with_port(const std::string& binary, std::vector<std::string> flags,
+                                   const ProcessOptions& options) {
+  const auto sets_port = [](const std::string& text) {
+    return text == "--port" || text.starts_with("--port=") || text.starts_with("PORT=");
+  };
+  flags.insert(flags.begin(), binary);
+  if (std::ranges::none_of(flags, sets_port) &&
+      std::ranges::none_of(options.environment, sets_port)) {
+    flags.emplace_back("--port=0");
+  }
+  return flags;
+}
+
+}  // namespace
+
+Service::Service(const std::string& binary, std::vector<std::string> flags,
+                 const ProcessOptions& options)
+    : process_(with_port(binary, std::move(flags), options), options) {
   const auto started = [this](const std::string& out) {
     const auto port = listening_port(out);
     port_ = port.value_or(0);
     return port.has_value();
   };
-  if (!process_.wait_for(started, std::chrono::seconds(20))) {
+  if (!process_.wait_for(started, kPatience)) {
     throw std::runtime_error(binary + " did not start\nstdout: " + process_.out() +
                              "\nstderr: " + process_.err());
   }
@@ -442,7 +345,7 @@ std::string Service::url() const { return "http://127.0.0.1:" + std::to_string(p
 
 std::optional<int> Service::stop() {
   process_.signal(SIGTERM);
-  return process_.wait(std::chrono::seconds(20));
+  return process_.wait(kPatience);
 }
 
 }  // namespace tests

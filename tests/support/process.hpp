@@ -43,7 +43,7 @@ class Process {
  public:
   // argv[0] is looked up in PATH when it has no slash. Throws std::system_error when it cannot be
   // run.
-  explicit Process(std::vector<std::string> argv, ProcessOptions options = {});
+  explicit Process(std::vector<std::string> argv, const ProcessOptions& options = {});
   // Continues, kills and reaps the child.
   ~Process();
   Process(const Process&) = delete;
@@ -83,7 +83,7 @@ class Process {
                      const std::function<bool(const std::string&)>& predicate,
                      std::chrono::milliseconds timeout);
 
-  pid_t pid_ = -1;
+  pid_t pid_ = 0;
   UniqueFd pid_fd_;
   UniqueFd out_fd_;
   UniqueFd err_fd_;
@@ -103,11 +103,7 @@ long rss_kib(pid_t pid);
 long open_files(pid_t pid);
 long thread_count(pid_t pid);
 
-// A port on 127.0.0.1 that nobody listened on a moment ago. Another process may take it in the
-// meantime: prefer --port=0 where the port need not be known beforehand.
-std::uint16_t free_port();
-
-// The port that the start line (msg="listening", logfmt or JSON) in `out` names.
+// The port that the start line ("listening", in any format) in `out` names.
 std::optional<std::uint16_t> listening_port(std::string_view out);
 
 // One of the project's executables, ready to be called. Adds --port=0 unless the flags or the
@@ -118,7 +114,7 @@ class Service {
   // Throws std::runtime_error, with what the program wrote, when it ends or says nothing within 20
   // s (a binary under a sanitizer on a busy machine is slow to start).
   explicit Service(const std::string& binary, std::vector<std::string> flags = {},
-                   ProcessOptions options = {});
+                   const ProcessOptions& options = {});
 
   std::uint16_t port() const { return port_; }
   // "http://127.0.0.1:<port>"
