@@ -16,5 +16,6 @@ fixed_addresses=()
 if [[ $preset == tsan ]] && setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 
 scripts/build.sh "$preset" service-a service-b
-scripts/build.sh dev soak
-SERVICES=$PWD/build/$preset exec "${fixed_addresses[@]}" build/dev/tests/chaos/soak/soak "${1:-2}"
+scripts/build.sh dev chaos_tests
+SOAK_MINUTES=${1:-2} SERVICES=$PWD/build/$preset exec "${fixed_addresses[@]}" \
+  build/dev/tests/chaos_tests --gtest_filter='Soak.*'

@@ -1,31 +1,36 @@
 #include "chaos/chaos.hpp"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
-#include <csignal>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
-#include <stdexcept>
 #include <thread>
-#include <unordered_set>
 
-#include "support/eventually.hpp"
+#include "support/http_client.hpp"
 
 namespace tests::chaos {
 namespace {
 
-using std::chrono::milliseconds;
+// Memory that a process may keep after work that it has not done before.
+const long kKeptKib = (kSanitized ? 192 : 12) * 1024;
 
-bool can_be_bound(std::uint16_t port) {
-  const UniqueFd fd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+// Below the range from which the kernel takes the local ends of connections, where it might be in
+// use just when it is needed.
+std::uint16_t lasting_port(std::mt19937& random) {
+  while (true) {
+    const auto port = static_cast<std::uint16_t>(draw(random, 10'000, 30'000));
+    try {
+      return bind_socket(SOCK_STREAM, port).port;
+    } catch (const std::system_error&) {  // in use
+    }
+  }
+}
+
+// Keeps what a sanitizer sets aside small: memory is compared.
+std::string with(const std::string& name, const std::string& option) {
+  const char* set = std::getenv(name.c_str());
+  return name + "=" + (set != nullptr ? std::string(set) + ":" : "") + option;
 }
 
 }  // namespace
@@ -46,33 +51,8 @@ int draw(std::mt19937& random, int low, int high) {
   return std::uniform_int_distribution<int>(low, high)(random);
 }
 
-void pause(std::mt19937& random, milliseconds low, milliseconds high) {
-  std::this_thread::sleep_for(
-      milliseconds(draw(random, static_cast<int>(low.count()), static_cast<int>(high.count()))));
-}
-
-std::uint16_t fixed_port(std::mt19937& random) {
-  int low = 32'768;
-  int high = 60'999;
-  std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> low >> high;
-  constexpr int kFirst = 10'000;
-  // Starts at a random one: other test programs look for theirs at the same time.
-  const int count = std::max(1, low - kFirst);
-  const int start = draw(random, 0, count - 1);
-  for (int i = 0; i < count; ++i) {
-    const auto port = static_cast<std::uint16_t>(kFirst + (start + i) % count);
-    if (can_be_bound(port)) return port;
-  }
-  throw std::runtime_error("no free port below " + std::to_string(low));
-}
-
-ProcessOptions service_options() {
-  const auto with = [](const char* name, const char* option) {
-    const char* set = std::getenv(name);
-    return std::string(name) + "=" + (set != nullptr ? std::string(set) + ":" : "") + option;
-  };
-  return {.environment = {with("ASAN_OPTIONS", "quarantine_size_mb=4"),
-                          with("TSAN_OPTIONS", "history_size=2")}};
+void pause(std::mt19937& random, int low, int high) {
+  std::this_thread::sleep_for(milliseconds(draw(random, low, high)));
 }
 
 Footprint footprint(pid_t pid) { return {open_files(pid), thread_count(pid), rss_kib(pid)}; }
@@ -83,58 +63,68 @@ std::string to_text(const Footprint& footprint) {
          " rss=" + std::to_string(footprint.rss_kib) + "KiB";
 }
 
-std::string difference(pid_t pid, const Footprint& before) {
-  Footprint now;
-  const auto same = [&] {
-    now = footprint(pid);
-    return now.files <= before.files && now.threads <= before.threads &&
-           now.rss_kib <= before.rss_kib + kKeptKib;
-  };
-  if (eventually(same)) return {};
-  return "before: " + to_text(before) + ", now: " + to_text(now);
+Restartable::Restartable(std::string binary, std::mt19937& random)
+    : binary_(std::move(binary)), port_(lasting_port(random)) {
+  options.environment = {with("ASAN_OPTIONS", "quarantine_size_mb=4"),
+                         with("TSAN_OPTIONS", "history_size=2")};
 }
-
-Restartable::Restartable(std::string binary, std::uint16_t port, std::vector<std::string> flags)
-    : binary_(std::move(binary)), port_(port), flags_([&] {
-        flags.push_back("--port=" + std::to_string(port));
-        return std::move(flags);
-      }()) {}
 
 void Restartable::start() {
-  service_ = std::make_unique<Service>(binary_, flags_, service_options());
+  std::vector<std::string> argv{binary_, "--port=" + std::to_string(port_)};
+  if (!keeps_log) argv.insert(argv.begin(), {"sh", "-c", "exec \"$0\" \"$@\" >/dev/null"});
+  argv.insert(argv.end(), flags.begin(), flags.end());
+  process_ = std::make_unique<Process>(argv, options);
+  EXPECT_TRUE(eventually([this] { return !running() || get(port_, "/health").status() == 200; },
+                         kPatience));
+  ASSERT_TRUE(running()) << binary_ << ": " << process_->err();
+  // Its last threads may be behind its listener.
+  EXPECT_TRUE(!keeps_log || process_->wait_for_output("listening", kPatience));
 }
 
-void Restartable::kill() {
-  service_->process().kill();
-  keep_output();
+void Restartable::hang() {
+  process_->signal(SIGSTOP);
+  siginfo_t stopped{};
+  ::waitid(P_PID, static_cast<id_t>(pid()), &stopped, WSTOPPED);
 }
 
-std::optional<int> Restartable::stop() {
-  service_->process().signal(SIGTERM);
-  const auto status = service_->process().wait(kPatience);
-  keep_output();
+std::optional<int> Restartable::end(int signal) {
+  EXPECT_TRUE(running()) << binary_ << " had ended by itself";
+  process_->signal(signal);
+  const auto status = process_->wait(kPatience);
+  log_ += process_->out();
+  EXPECT_EQ(process_->err(), "") << binary_;  // a sanitizer's words, for example
+  process_.reset();
   return status;
 }
 
-void Restartable::keep_output() {
-  log_ += service_->process().out();
-  errors_ += service_->process().err();
-  service_.reset();
+void Chaos::expect_nothing_left(const Footprint& before) {
+  if (a_.running()) a_.kill();
+  expect_footprint(b_.pid(), before);
+  b_.stop();
 }
 
-std::vector<std::string> logged(const std::string& log, const std::vector<std::string>& ids) {
-  constexpr std::string_view kKey = " request_id=";
-  std::unordered_set<std::string_view> seen;
-  const std::string_view text = log;
-  for (auto at = text.find(kKey); at != std::string_view::npos; at = text.find(kKey, at)) {
-    at += kKey.size();
-    seen.insert(text.substr(at, text.find_first_of(" \n", at) - at));
-  }
-  std::vector<std::string> result;
-  for (const auto& id : ids) {
-    if (seen.contains(id)) result.push_back(id);
-  }
-  return result;
+void Chaos::expect_right_answer() const { chaos::expect_right_answer(b_.port()); }
+
+void expect_footprint(pid_t pid, const Footprint& before) {
+  Footprint now;
+  EXPECT_TRUE(eventually([&] {
+    now = footprint(pid);
+    return now.files <= before.files && now.threads <= before.threads &&
+           now.rss_kib <= before.rss_kib + kKeptKib;
+  })) << "before: "
+      << to_text(before) << ", now: " << to_text(now);
+  report("before " + to_text(before) + ", after " + to_text(now));
+}
+
+void expect_right_answer(std::uint16_t service_b) {
+  const auto result = get(service_b, "/call-echo?msg=one");
+  EXPECT_EQ(result.status(), 200) << result.error << (result.response ? result.response->body : "");
+}
+
+void report(const std::string& text) {
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  std::cout << "chaos: " << test->test_suite_name() << "." << test->name() << ": " << text
+            << " (CHAOS_SEED=" << chaos_seed() << ")" << std::endl;
 }
 
 }  // namespace tests::chaos

@@ -1,126 +1,77 @@
-#include <algorithm>
-
-#include "chaos/expectations.hpp"
-#include "support/eventually.hpp"
+#include "chaos/callers.hpp"
 
 namespace tests::chaos {
 namespace {
 
-using std::chrono::milliseconds;
-
 // Among a hundred callers and so few files, one waits in the listen queue for its turn.
 constexpr milliseconds kTurnLimit{5'000};
 
-class FileLimit : public ::testing::Test {
+class FileLimit : public Chaos {
  protected:
-  ProcessOptions few_files() {
-    auto options = service_options();
-    files_ = static_cast<std::uint64_t>(draw(random_, 40, 64));
-    options.max_open_files = files_;
-    return options;
+  void start_with_few_files(Restartable& service) {
+    service.options.max_open_files = static_cast<std::uint64_t>(draw(random_, 40, 64));
+    service.start();
   }
 
-  std::mt19937 random_{chaos_seed()};
-  std::uint64_t files_ = 0;
-};
-
-TEST_F(FileLimit, ServiceBWithFewFilesUnderManyConnections) {
-  Service a(kServiceA, {}, service_options());
-  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
-  const auto before = footprint(b.process().pid());
-  expect_right_answer(b.port(), "before");
-  Callers callers({.port = b.port(),
-                   .count = 100,
-                   .seed = chaos_seed(),
-                   .reasons = {"overloaded"},
-                   .limit = kTurnLimit,
-                   .pause = milliseconds(10),
-                   .may_be_full = true});
-  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000)) << callers.so_far().summary();
-  const auto tally = callers.stop();
-  report(tally.summary() + " files=" + std::to_string(files_));
-  expect_no_violation(tally);
-  EXPECT_TRUE(eventually([&] { return get(b.port(), "/health").status() == 200; }));
-  expect_right_answer(b.port(), "after");
-  a.process().kill();
-  EXPECT_EQ(difference(b.process().pid(), before), "");
-  EXPECT_EQ(b.stop(), 0);
-  EXPECT_EQ(b.process().err(), "");
-}
-
-TEST_F(FileLimit, ServiceAWithFewFilesUnderManyConnections) {
-  Service a(kServiceA, {}, few_files());
-  const auto before = footprint(a.process().pid());
-  Callers callers({.port = a.port(),
-                   .target = Target::kServiceA,
-                   .count = 100,
-                   .seed = chaos_seed(),
-                   .limit = kTurnLimit,
-                   .pause = milliseconds(10),
-                   .may_be_full = true});
-  EXPECT_TRUE(callers.wait_for_ok(kSanitized ? 300 : 2'000)) << callers.so_far().summary();
-  const auto tally = callers.stop();
-  report(tally.summary() + " files=" + std::to_string(files_));
-  expect_no_violation(tally);
-  EXPECT_EQ(difference(a.process().pid(), before), "");
-  EXPECT_EQ(get(a.port(), "/health").status(), 200);
-  EXPECT_EQ(a.stop(), 0);
-}
-
-// Callers that say nothing take up what files there are; the next one must hear so, and the end of
-// the idle ones must make room.
-TEST_F(FileLimit, IdleConnectionsMakeRoomWhenTheyEnd) {
-  Service a(kServiceA, {}, service_options());
-  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
-  const auto before = footprint(b.process().pid());
-  std::size_t told = 0;
-  {
-    std::vector<std::unique_ptr<Connection>> idle;
-    for (int i = 0; i < 100; ++i) idle.push_back(std::make_unique<Connection>(b.port()));
+  // Callers that say nothing, until one of them was told that there are too many.
+  void crowd_the_door(std::list<Connection>& idle) const {
+    for (int i = 0; i < 100; ++i) idle.emplace_back(b_.port());
     EXPECT_TRUE(eventually([&] {
-      told = 0;
-      for (auto& connection : idle) {
-        std::ignore = connection->closed_by_peer(milliseconds(0));  // takes what is there
-        if (connection->unread().find("503") != std::string::npos) ++told;
-      }
-      return told > 0;
+      return std::ranges::any_of(idle, [](Connection& connection) {
+        std::ignore = connection.closed_by_peer(milliseconds(0));  // takes what is there
+        return connection.unread().find("503") != std::string::npos;
+      });
     })) << "nobody was told that there are too many";
   }
-  EXPECT_TRUE(eventually([&] { return get(b.port(), "/health").status() == 200; }));
-  expect_right_answer(b.port(), "after");
-  a.process().kill();
-  EXPECT_EQ(difference(b.process().pid(), before), "");
-  EXPECT_EQ(b.stop(), 0);
-  report("idle connections=100 told=" + std::to_string(told) + " files=" + std::to_string(files_));
+};
+
+TEST_F(FileLimit, ManyConnectionsAreServedOrToldAndNothingIsLeftOfThem) {
+  for (const bool is_a : {true, false}) {
+    if (!is_a) a_.start();
+    auto& service = is_a ? a_ : b_;
+    start_with_few_files(service);
+    const auto before = footprint(service.pid());
+    Callers callers({.port = service.port(),
+                     .path = is_a ? "/echo" : "/call-echo",
+                     .count = 100,
+                     .reasons = is_a ? Reasons{"full"} : Reasons{"full", "overloaded"},
+                     .limit = kTurnLimit,
+                     .pause = milliseconds(10)});
+    callers.wait_for_ok(kSanitized ? 300 : 2'000);
+    const auto tally = callers.stop();
+    report(tally.summary());
+    expect_no_violation(tally);
+    if (is_a) {
+      expect_footprint(a_.pid(), before);
+      a_.stop();
+      a_.options.max_open_files.reset();
+    } else {
+      expect_right_answer();
+      expect_nothing_left(before);
+    }
+  }
 }
 
-// Those that are turned away must not take the files that the admitted ones need.
+// Those that are turned away must not take the files that the admitted ones need, though none of
+// them closes; and their end must make room.
 TEST_F(FileLimit, AnAdmittedCallerIsServedWhileOthersCrowdTheDoor) {
-  Service a(kServiceA, {}, service_options());
-  Service b(kServiceB, {"--service-a-url=" + a.url()}, few_files());
-  Connection admitted(b.port());
-  ASSERT_TRUE(admitted.send("GET /health HTTP/1.1\r\nHost: chaos\r\n\r\n"));
-  ASSERT_TRUE(admitted.read_response());
-  const auto alone = open_files(b.process().pid());
-
-  std::vector<std::unique_ptr<Connection>> idle;
-  for (int i = 0; i < 100; ++i) idle.push_back(std::make_unique<Connection>(b.port()));
-  // None of them closes, not even when it was told to go.
-  EXPECT_TRUE(eventually([&] {
-    return std::any_of(idle.begin(), idle.end(), [](auto& connection) {
-      std::ignore = connection->closed_by_peer(milliseconds(0));  // takes what is there
-      return !connection->unread().empty();
-    });
-  }));
-  ASSERT_TRUE(admitted.send("GET /call-echo?msg=one HTTP/1.1\r\nHost: chaos\r\n\r\n"));
-  const auto response = admitted.read_response();
-  ASSERT_TRUE(response) << admitted.error();
-  EXPECT_EQ(response->status, 200) << response->body;
-  report("status=" + std::to_string(response->status) + " files=" + std::to_string(files_) +
-         ", open before " + std::to_string(alone) + ", in the crowd " +
-         std::to_string(open_files(b.process().pid())));
-  idle.clear();
-  EXPECT_EQ(b.stop(), 0);
+  a_.start();
+  start_with_few_files(b_);
+  const auto before = footprint(b_.pid());
+  {
+    Connection admitted(b_.port());
+    ASSERT_TRUE(admitted.send(request_text("/health")));
+    ASSERT_TRUE(admitted.read_response());
+    std::list<Connection> idle;
+    crowd_the_door(idle);
+    ASSERT_TRUE(admitted.send(request_text("/call-echo?msg=one")));
+    const auto response = admitted.read_response();
+    ASSERT_TRUE(response) << admitted.error();
+    EXPECT_EQ(response->status, 200) << response->body;
+  }
+  EXPECT_TRUE(eventually([&] { return get(b_.port(), "/health").status() == 200; }));
+  expect_right_answer();
+  expect_nothing_left(before);
 }
 
 }  // namespace
