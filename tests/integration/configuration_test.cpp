@@ -290,11 +290,7 @@ TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
   // As many fit indeed, and the next one is told so.
   std::vector<Connection> connections;
   for (int i = 0; i < lowered; ++i) {
-    connections.emplace_back(service.port());
-    connections.back().send(request_text("/health"));
-    const auto response = connections.back().read_response();
-    ASSERT_TRUE(response) << i << connections.back().error();
-    ASSERT_EQ(response->status, 200) << i;
+    ASSERT_EQ(ask(connections.emplace_back(service.port()), kHealth).status, 200) << i;
   }
   EXPECT_EQ(get(service.port(), "/health").status(), 503);
 }

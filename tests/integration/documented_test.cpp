@@ -9,19 +9,9 @@
 namespace tests {
 namespace {
 
-// What the first group of `pattern` matches in `text`.
-std::set<std::string> found(const std::string& text, const std::string& pattern) {
-  const std::regex regex(pattern);
-  std::set<std::string> result;
-  for (std::sregex_iterator each(text.begin(), text.end(), regex), end; each != end; ++each) {
-    result.insert((*each)[1]);
-  }
-  return result;
-}
-
 // At the start /metrics already has each route of the service, and nothing else.
 std::set<std::string> routes_of(const Service& service) {
-  return found(metrics_of(service.port()), R"re(http_route="([^"]+)")re");
+  return all_of(metrics_of(service.port()), R"re(http_route="([^"]+)")re");
 }
 
 // As a path of its own, or behind an address; not as a part of another one.
@@ -53,20 +43,20 @@ TEST(Documented, EachReasonIsInReadmePageAlertsAndDashboard) {
   const auto page = get(b.port(), "/").response.value().body;
   const auto alerts = read_file("deploy/observability/alerts.yml");
   const auto dashboard = read_file("deploy/observability/dashboard.json");
-  const auto reasons = found(metrics_of(b.port()), R"re(error_type="([^"]+)")re");
+  const auto reasons = all_of(metrics_of(b.port()), R"re(error_type="([^"]+)")re");
   EXPECT_EQ(reasons.size(), 8U);
   for (const auto& reason : reasons) {
-    EXPECT_TRUE(found(read_file("README.md"), "\n\\| `([a-z_]+)`").contains(reason)) << reason;
-    EXPECT_TRUE(found(page, "name: \"([a-z_]+)\"").contains(reason)) << reason << " in page.html";
-    EXPECT_TRUE(found(alerts, "eq \\$reason \"([a-z_]+)\"").contains(reason)) << reason;
-    EXPECT_TRUE(found(dashboard, "\"options\": *\"([a-z_]+)\"").contains(reason)) << reason;
+    EXPECT_TRUE(all_of(read_file("README.md"), "\n\\| `([a-z_]+)`").contains(reason)) << reason;
+    EXPECT_TRUE(all_of(page, "name: \"([a-z_]+)\"").contains(reason)) << reason << " in page.html";
+    EXPECT_TRUE(all_of(alerts, "eq \\$reason \"([a-z_]+)\"").contains(reason)) << reason;
+    EXPECT_TRUE(all_of(dashboard, "\"options\": *\"([a-z_]+)\"").contains(reason)) << reason;
   }
 }
 
 TEST(Documented, EachFlagIsInReadme) {
-  const auto in_readme = found(read_file("README.md"), "`(--[a-z-]+)`");
+  const auto in_readme = all_of(read_file("README.md"), "`(--[a-z-]+)`");
   for (const auto& service : {kServiceA, kServiceB}) {
-    const auto flags = found(run(service, {"--help"}).out, "(--[a-z-]+)");
+    const auto flags = all_of(run(service, {"--help"}).out, "(--[a-z-]+)");
     ASSERT_TRUE(flags.contains("--port"));
     for (const auto& flag : flags) EXPECT_TRUE(in_readme.contains(flag)) << flag << " in README.md";
   }

@@ -79,15 +79,6 @@ ClosedPort::ClosedPort() : fd_(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXE
   port_ = ntohs(address.sin_port);
 }
 
-Listener::Listener(int backlog)
-    : fd_(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")) {
-  check(::listen(fd_.get(), backlog), "listen");  // binds it as well
-  sockaddr_in address{};
-  socklen_t size = sizeof address;
-  check(::getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size), "getsockname");
-  port = ntohs(address.sin_port);
-}
-
 std::uint16_t lasting_port() {
   static std::mt19937 random{std::random_device{}()};
   return static_cast<std::uint16_t>(std::uniform_int_distribution(10'000, 30'000)(random));
@@ -141,6 +132,15 @@ bool matches(const std::string& text, const std::string& form) {
   return std::regex_match(text, std::regex(form));
 }
 
+std::set<std::string> all_of(const std::string& text, const std::string& pattern) {
+  const std::regex regex(pattern);
+  std::set<std::string> result;
+  for (std::sregex_iterator each(text.begin(), text.end(), regex), end; each != end; ++each) {
+    result.insert((*each)[1]);
+  }
+  return result;
+}
+
 std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
 
 std::string echo_body(const std::string& msg) { return "{\"echo\":" + quoted(msg) + "}\n"; }
@@ -149,19 +149,16 @@ std::string call_body(const std::string& msg) {
   return "{\"service_a\":{\"echo\":" + quoted(msg) + "},\"service_b\":\"ok\"}\n";
 }
 
-std::optional<double> sample(const std::string& metrics, const std::string& series) {
-  const auto at = ("\n" + metrics).find("\n" + series + " ");
-  if (at == std::string::npos) return std::nullopt;
-  return std::stod(metrics.substr(at + series.size() + 1));
-}
-
 std::string metrics_of(std::uint16_t port) {
   const auto result = get(port, "/metrics");
   return result.response ? result.response->body : "";
 }
 
 std::optional<double> sample(std::uint16_t port, const std::string& series) {
-  return sample(metrics_of(port), series);
+  const auto metrics = "\n" + metrics_of(port);
+  const auto at = metrics.find("\n" + series + " ");
+  if (at == std::string::npos) return std::nullopt;
+  return std::stod(metrics.substr(at + series.size() + 2));
 }
 
 LogLine start_line(Service& service) { return line_with(service.process(), "msg", "listening"); }

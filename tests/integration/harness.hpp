@@ -1,11 +1,13 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <functional>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,6 +71,7 @@ Outcome run(const std::string& binary, const std::vector<std::string>& flags,
 class ClosedPort {
  public:
   ClosedPort();
+  int fd() const { return fd_.get(); }
   std::uint16_t port() const { return port_; }
   std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
 
@@ -77,12 +80,9 @@ class ClosedPort {
   std::uint16_t port_ = 0;
 };
 
-// Listens on a free port, and accepts nobody.
-struct Listener {
-  explicit Listener(int backlog = 16);
-  int fd() const { return fd_.get(); }
-  const UniqueFd fd_;
-  std::uint16_t port = 0;
+// Listens, and accepts nobody.
+struct Listener : ClosedPort {
+  explicit Listener(int backlog = 16) { check(::listen(fd(), backlog), "listen"); }
 };
 
 // Below the range from which the kernel picks ports by itself, so that nobody takes it between a
@@ -106,6 +106,9 @@ Headers lasting_headers(Headers headers);
 // Whether all of `text` has that form: ECMAScript's regular expressions.
 bool matches(const std::string& text, const std::string& form);
 
+// What the first group of `pattern` matches in `text`.
+std::set<std::string> all_of(const std::string& text, const std::string& pattern);
+
 // The compact JSON string of valid UTF-8, raw.
 std::string quoted(const std::string& text);
 
@@ -118,10 +121,8 @@ inline const std::string kOk = "{\"status\":\"ok\"}\n";
 std::string echo_body(const std::string& msg);
 std::string call_body(const std::string& msg);
 
-// A sample from a /metrics text; nullopt where there is none. `series` as it is written there.
-std::optional<double> sample(const std::string& metrics, const std::string& series);
 std::string metrics_of(std::uint16_t port);
-// The same from the /metrics of that port.
+// A sample from the /metrics of that port; nullopt where there is none. `series` as written there.
 std::optional<double> sample(std::uint16_t port, const std::string& series);
 
 // The line that says where a service listens, and with which configuration.

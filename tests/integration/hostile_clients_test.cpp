@@ -25,17 +25,19 @@ using std::chrono::microseconds;
 // Beside thousands of clients, which share the processors with the service.
 constexpr auto kQuick = 50ms;
 
-// Calls of /health, half of them on new connections, one after the other.
-std::vector<Timing> time_health(std::uint16_t port, int calls = 200) {
+// Calls of /health, half of them on new connections, one after the other: 50, and more until
+// `done`.
+std::vector<Timing> time_health(
+    std::uint16_t port, const std::function<bool()>& done = [] { return true; }) {
   std::vector<Timing> timings;
   Connection kept(port);
   Control control;
-  for (int i = 0; i < calls; ++i) {
+  while (timings.size() < 50 || !done()) {
     const auto lost = control.lost();
     const auto start = Clock::now();
     std::optional<Connection> fresh;
-    if (i % 2 == 0) fresh.emplace(port);
-    EXPECT_EQ(ask(fresh ? *fresh : kept, kHealth).status, 200) << i;
+    if (timings.size() % 2 == 0) fresh.emplace(port);
+    EXPECT_EQ(ask(fresh ? *fresh : kept, kHealth).status, 200) << timings.size();
     const auto took = Clock::now() - start;
     // To ask for what was lost takes a moment, and matters only where much was.
     timings.push_back({took, took > kQuick ? control.lost_by_now() - lost : microseconds(0)});
@@ -98,23 +100,16 @@ TEST(HostileClients, ThatDripByTheHundredsSlowNobodyDown) {
   for_both({}, [](Tested& tested) {
     auto dripping = connect(tested.port(), 1'000);
     for (auto& each : dripping) ASSERT_TRUE(each.send("GET /health HTTP/1.1\r\nHost: a\r\nX: "));
-    std::atomic<bool> stop = false;
     std::atomic<int> rounds = 0;
-    std::thread drip([&] {
-      while (!stop) {
+    const std::jthread drip([&](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
         const auto next = Clock::now() + 100ms;
         for (auto& each : dripping) ::send(each.fd(), "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         ++rounds;
         std::this_thread::sleep_until(next);
       }
     });
-    std::vector<Timing> timings;
-    while (rounds < 10) {  // until ten bytes each have been sent
-      const auto more = time_health(tested.port(), 50);
-      timings.insert(timings.end(), more.begin(), more.end());
-    }
-    stop = true;
-    drip.join();
+    const auto timings = time_health(tested.port(), [&] { return rounds >= 10; });
     expect_in_time(timings, kQuick, "/health beside 1,000 that drip");
   });
 }
@@ -129,10 +124,9 @@ TEST(HostileClients, ThatNeverReadSlowNobodyDown) {
     for (int i = 0; i < 4'000; ++i) flood += request_text("/metrics");
     auto deaf = connect(tested.port(), 50, {.receive_buffer = 2'048});
     std::vector<std::size_t> sent(deaf.size());
-    std::atomic<bool> stop = false;
     const auto begin = Clock::now();
-    std::thread flooding([&] {
-      while (!stop) {
+    const std::jthread flooding([&](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
         for (std::size_t i = 0; i < deaf.size(); ++i) {
           const auto count = ::send(deaf[i].fd(), flood.data() + sent[i], flood.size() - sent[i],
                                     MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -142,13 +136,11 @@ TEST(HostileClients, ThatNeverReadSlowNobodyDown) {
       }
     });
     // From the first byte on, and until they have been stuck for a while.
-    std::vector<Timing> timings;
     long most = before;
-    while (Clock::now() < begin + 3s) {
-      const auto more = time_health(tested.port(), 50);
-      timings.insert(timings.end(), more.begin(), more.end());
+    const auto timings = time_health(tested.port(), [&] {
       most = std::max(most, rss_kib(pid));
-    }
+      return Clock::now() > begin + 3s;
+    });
     // They keep the processors busy, which a control that only sleeps doesn't feel.
     expect_in_time(timings, 10 * kQuick, "/health beside 50 that never read");
     // What is not sent is bounded by four answers, what is not read by 16 KiB and a head; a string
@@ -156,8 +148,6 @@ TEST(HostileClients, ThatNeverReadSlowNobodyDown) {
     if (!kSanitized) {
       EXPECT_LT(most - before, 50 * 300);
     }
-    stop = true;
-    flooding.join();
   });
 }
 

@@ -97,10 +97,8 @@ TEST_P(LogOf, NoPathForgesALineOrAField) {
   auto a = start_a({format});
   Connection connection(a.port());
   for (const auto& path : kHostilePaths) {
-    connection.send(request_text(path + "?level=error&x=\"%0Alevel=error"));
-    const auto response = connection.read_response();
-    ASSERT_TRUE(response) << path << ": " << connection.error();
-    EXPECT_EQ(response->status, 404);
+    const auto bytes = request_text(path + "?level=error&x=\"%0Alevel=error");
+    ASSERT_EQ(ask(connection, bytes).status, 404) << path;
   }
   ASSERT_EQ(a.stop(), 0);
   const auto lines = request_lines(a.process());
@@ -135,9 +133,6 @@ TEST_P(LogOf, NoHeaderAndNoMethodForgesALineOrAField) {
   const std::vector<Headers> hostile{
       {{"X-Request-ID", "a level=error"}},
       {{"X-Request-ID", "a\" level=error x=\""}},
-      {{"X-Request-ID", "a\\nb"}},
-      {{"X-Request-ID", "=="}},
-      {{"X-Request-ID", std::string(129, 'a')}},
       {{"X-Request-ID", "\xC3\xA9"}},
       {{"traceparent", "00-\"level=error\"-x-01"}},
       {{"User-Agent", "level=error"}, {"Referer", "level=error"}, {"Cookie", "level=error"}}};

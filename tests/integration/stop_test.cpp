@@ -182,8 +182,7 @@ TEST(StopWithWork, AClientThatReadsNothingDoesNotHoldItUp) {
   const auto request = request_text("/echo?msg=" + std::string(8000, 'x'));
   while (client.send(request, 200ms)) {
   }
-  a.process().signal(SIGTERM);
-  EXPECT_EQ(a.process().wait(kPatience), 0);
+  EXPECT_EQ(a.stop(), 0);
   EXPECT_TRUE(value(log_lines(a.process()).back(), "msg").starts_with("stopped"));
 }
 
@@ -249,8 +248,7 @@ TEST(StopWithWork, AtTheDrainTimeoutItEndsAndSaysSoAndNoLineIsLost) {
   busy.send(request_text(kCall));
   ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
   for (int i = 0; i < 100; ++i) ASSERT_EQ(get(b.port(), "/health").status(), 200);
-  b.process().signal(SIGTERM);
-  ASSERT_EQ(b.process().wait(kPatience), 0);
+  ASSERT_EQ(b.stop(), 0);
   EXPECT_TRUE(busy.closed_by_peer());
   EXPECT_EQ(request_lines(b.process()).size(), 100U);
   const auto last = log_lines(b.process()).back();

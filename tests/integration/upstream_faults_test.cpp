@@ -130,13 +130,13 @@ TEST(ServiceBReasons, AreToldWhereThereIsNobodyToAsk) {
 }
 
 TEST(ServiceBReasons, TimeoutWhenConnectionsAreNotAccepted) {
-  Listener listener(0);
+  const Listener listener(0);
   std::vector<Connection> backlog;  // full: the kernel lets further connections wait
   do {
-    backlog.emplace_back(listener.port, ConnectionOptions{.connect_timeout = 200ms});
+    backlog.emplace_back(listener.port(), ConnectionOptions{.connect_timeout = 200ms});
   } while (backlog.back().connected() && backlog.size() < 10);
   ASSERT_FALSE(backlog.back().connected());
-  auto b = start_b("http://127.0.0.1:" + std::to_string(listener.port), {kTimeoutFlag});
+  auto b = start_b(listener.url(), {kTimeoutFlag});
   expect_unavailable(b, get(b.port(), kCall), "timeout");
 }
 
