@@ -118,9 +118,9 @@ TEST(Connections, AreKept) {
 TEST(Connections, AreClosedAfterTheIdleTimeoutUnlessARequestIsUnderWay) {
   const auto a = start_a({"--idle-timeout=500ms", "--delay=1500ms"});
   Connection busy(a.port());
+  busy.send(request_text("/echo?msg=x"));
   Connection fresh(a.port());
   Connection used(a.port());
-  busy.send(request_text("/echo?msg=x"));
   const auto start = Clock::now();
   EXPECT_EQ(ask(used, kHealth).status, 200);
   EXPECT_TRUE(used.closed_by_peer());
@@ -128,7 +128,6 @@ TEST(Connections, AreClosedAfterTheIdleTimeoutUnlessARequestIsUnderWay) {
   EXPECT_TRUE(fresh.closed_by_peer());
   EXPECT_EQ(used.unread() + fresh.unread(), "");  // without a word
   EXPECT_EQ(ask(busy, "").body, echo_body("x"));
-  EXPECT_EQ(ask(busy, kHealth).status, 200);
   EXPECT_TRUE(busy.closed_by_peer());
 }
 

@@ -102,6 +102,7 @@ TEST(MetricsOfA, HaveTheirTypesAndDescribeTheProcess) {
   const auto result = get(a.port(), "/metrics");
   ASSERT_EQ(result.status(), 200);
   EXPECT_EQ(result.response->header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_EQ(result.response->header("cache-control"), "no-store");
   const auto metrics = parse(result.response->body);
   const std::map<std::string, std::string> expected{{kServer, "histogram"},
                                                     {"http_server_active_requests", "gauge"},
