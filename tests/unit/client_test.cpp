@@ -1,7 +1,6 @@
 #include "common/http/client.hpp"
 
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -39,13 +38,8 @@ TEST(Client, RenewsAConnectionThatIsOldHoweverBusy) {
 
 // A connection that has been idle may hold what nobody asked for, such as a late answer.
 TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
-  const tests::UniqueFd listener(
-      tests::check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
-  tests::check(::listen(listener.get(), 8), "listen");  // binds it as well
-  sockaddr_in address{};
-  socklen_t size = sizeof address;
-  tests::check(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size),
-               "getsockname");
+  const auto [listener, port] = tests::bind_socket(SOCK_STREAM);
+  tests::check(::listen(listener.get(), 8), "listen");
 
   const auto send_answer = [](int fd, const std::string& body) {
     const auto text =
@@ -54,15 +48,15 @@ TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
   };
   std::atomic<bool> answered{false};
   std::atomic<bool> stray_sent{false};
-  std::thread upstream([&] {
+  std::thread upstream([&, fd = listener.get()] {
     std::array<char, 4096> request{};
-    const tests::UniqueFd first(::accept(listener.get(), nullptr, nullptr));
+    const tests::UniqueFd first(::accept(fd, nullptr, nullptr));
     ::recv(first.get(), request.data(), request.size(), 0);
     send_answer(first.get(), "first");
     answered.wait(false);
     send_answer(first.get(), "stray");
     stray_sent = true;
-    const tests::UniqueFd second(::accept(listener.get(), nullptr, nullptr));
+    const tests::UniqueFd second(::accept(fd, nullptr, nullptr));
     if (!second) return;  // shut down
     ::recv(second.get(), request.data(), request.size(), 0);
     send_answer(second.get(), "second");
@@ -71,7 +65,7 @@ TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
   ClientOptions options;
   options.budget = 10s;  // not what is tested here
   Loop loop;
-  Client client({"127.0.0.1", ntohs(address.sin_port)}, options, 1);
+  Client client({"127.0.0.1", port}, options, 1);
   std::vector<std::string> bodies;
   const auto call = [&] {
     const auto answer = client.get("/", {});
