@@ -240,18 +240,24 @@ containers() {
   ((EUID == 0)) || skip "Podman as it is set up here needs root"
   scripts/setup.sh deploy
   work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
-  # In network and mount namespaces of their own, which take Podman's firewall rules, ports and mounts along when they
-  # end. slirp4netns connects them to the outside, as a program of this machine that needs no rules.
-  work=$work unshare --net --mount scripts/test-deploy.sh apart &
-  local apart=$! outside result=0
+  # In network, mount and process namespaces of their own, which take Podman's firewall rules, ports, mounts and
+  # processes along when they end. slirp4netns connects them to the outside, as a program of this machine that needs no
+  # rules.
+  work=$work unshare --net --mount --pid --fork --kill-child --mount-proc scripts/test-deploy.sh apart &
+  apart=$! outside='' # the trap needs them
+  trap end_apart EXIT
   eventually is_apart $apart
   slirp4netns --configure --mtu=65520 $apart tap0 >"$work/slirp4netns.log" 2>&1 &
   outside=$!
-  wait $apart || result=$?
-  kill $outside
+  wait $apart
+}
+
+# Also where it was interrupted: with unshare all ends that runs in its namespaces.
+end_apart() {
+  if kill -KILL "$apart" 2>/dev/null; then sleep 1; fi
+  [[ -z $outside ]] || kill "$outside" 2>/dev/null || true
   find /sys/fs/cgroup -depth -type d -path '*/libpod_parent*' -exec rmdir {} + 2>/dev/null || true
-  return $result
+  rm -rf "$work"
 }
 
 clean_up() {
