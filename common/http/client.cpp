@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -23,6 +24,7 @@ namespace {
 
 // Chunks may be larger than what they carry. This bounds an answer, head included.
 constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
+constexpr std::chrono::milliseconds kLookUpPause{50};
 
 /// Whether this machine has an address to reach `peer` from: connecting UDP sends nothing.
 bool has_route(const SocketAddress& peer) {
@@ -82,7 +84,7 @@ class Client::UpstreamConnection final : public Watcher {
   UpstreamConnection(Loop& loop, Pool& pool, std::chrono::milliseconds max_age)
       : Watcher(loop), pool_(pool), max_age_(max_age) {}
 
-  /// Returns an errno, or 0; ETIMEDOUT at the deadline. May be called again after a failure.
+  /// Returns an errno, or 0; ETIMEDOUT at the deadline.
   int connect(const SocketAddress& address, Clock::time_point deadline);
 
   /// The same, for sending all of `text`.
@@ -153,7 +155,6 @@ int Client::UpstreamConnection::connect(const SocketAddress& address, Clock::tim
       ::connect(made, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0;
   const int error = connected ? connect_error(made) : errno;
   // Only now: for epoll, a socket that is not connected yet has hung up.
-  readable_ = hung_up_ = false;
   if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) return errno;
   connected_at_ = Clock::now();
   if (error != EINPROGRESS && error != EINTR) return error;
@@ -376,38 +377,54 @@ Client::UpstreamConnection* Client::take_idle(Pool& pool) {
 
 std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& pool,
                                                                        Clock::time_point deadline) {
-  const auto found = resolve(deadline);
-  if (!found) return CallFailure{CallError::kTimeout, "looking the name up"};
   struct Attempt {
     SocketAddress address;
     bool second = false;
   };
   std::deque<Attempt> attempts;
-  for (const auto& address : found->addresses) attempts.push_back({address});
-  CallFailure failure{CallError::kDnsFailure, found->error};
-  auto& connection = Fiber::current().loop().emplace<UpstreamConnection>(pool, options_.max_age);
-  while (!attempts.empty()) {
-    const auto [address, second] = attempts.front();
-    // One that swallows packets must not use up the time of the others. Nor may one lost packet,
-    // which TCP itself would send again after a second (RFC 6298, section 2): so each address is
-    // tried twice.
-    const auto left = attempts.size() + (second ? 0 : 1);
-    attempts.pop_front();
-    const auto now = Clock::now();
-    const int error = connection.connect(address, now + (deadline - now) / static_cast<long>(left));
-    if (error == 0) return &connection;
-    if (error == ETIMEDOUT) {
-      failure = {CallError::kTimeout, "connecting"};
-      if (!second) attempts.push_back({address, true});
-    } else {
-      const auto latest = failure_of(error, address);
-      // Addresses without a route come last, and must not hide what the others came to.
-      if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
-        failure = latest;
-      }
+  std::vector<SocketAddress> seen;
+  CallFailure failure{CallError::kTimeout, "looking the name up"};
+  auto found = resolve(deadline);
+  if (found) failure = {CallError::kDnsFailure, found->error};
+  while (found) {
+    for (const auto& address : found->addresses) {
+      if (std::find(seen.begin(), seen.end(), address) != seen.end()) continue;
+      seen.push_back(address);
+      attempts.insert(std::find_if(attempts.begin(), attempts.end(), std::mem_fn(&Attempt::second)),
+                      {address});
     }
+    const auto now = Clock::now();
+    if (!attempts.empty()) {
+      const auto [address, second] = attempts.front();
+      // One that swallows packets must not use up the time of the others. Nor may one lost packet,
+      // which TCP itself would send again after a second (RFC 6298, section 2): so each address is
+      // tried twice.
+      const auto left = attempts.size() + (second ? 0 : 1) + (found->complete ? 0 : 1);
+      attempts.pop_front();
+      auto& connection =
+          Fiber::current().loop().emplace<UpstreamConnection>(pool, options_.max_age);
+      const int error =
+          connection.connect(address, now + (deadline - now) / static_cast<long>(left));
+      if (error == 0) return &connection;
+      connection.retire();
+      if (error == ETIMEDOUT) {
+        failure = {CallError::kTimeout, "connecting"};
+        if (!second) attempts.push_back({address, true});
+      } else {
+        const auto latest = failure_of(error, address);
+        // Addresses without a route come last, and must not hide what the others came to.
+        if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
+          failure = latest;
+        }
+      }
+    } else if (found->complete || failure.error != CallError::kUnreachable || now >= deadline) {
+      break;
+    } else {
+      // There is no route to one family; the addresses of the other may be on their way.
+      Fiber::suspend_until(std::min(deadline, now + kLookUpPause));
+    }
+    if (!found->complete) found = resolve(deadline);
   }
-  connection.retire();
   return failure;
 }
 

@@ -52,7 +52,6 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   struct LookUp {
     const int family;
     enum { kIdle, kAsked, kLate, kAnswered } state = kIdle;  // kLate: asked in an earlier round
-    std::vector<SocketAddress> addresses{};                  // once it is answered
   };
 
   Shared(std::string name, std::uint16_t number) : host(std::move(name)), port(number) {}
@@ -80,7 +79,9 @@ void Resolver::Shared::serve() {
   while (!waiting.empty()) {
     look_up(lock);
     const auto ready = std::exchange(waiting, {});
-    const auto result = known;
+    auto result = known;
+    result.complete = both.state == LookUp::kAnswered ||
+                      (v4.state == LookUp::kAnswered && v6.state == LookUp::kAnswered);
     state = kCalling;
     lock.unlock();
     for (const auto& done : ready) done(result);
@@ -96,7 +97,6 @@ void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
   for (auto* each : {&both, &v4, &v6}) {
     if (each->state == LookUp::kAsked) each->state = LookUp::kLate;
     if (each->state == LookUp::kAnswered) each->state = LookUp::kIdle;
-    each->addresses.clear();
   }
   ask(both);
   changed.wait_for(lock, kPatience, [&] { return both.state != LookUp::kAsked; });
@@ -122,15 +122,16 @@ void Resolver::Shared::ask(LookUp& look_up) {
 void Resolver::Shared::take(LookUp& look_up, Resolution found) {
   const std::lock_guard lock(mutex);
   look_up.state = LookUp::kAnswered;
-  look_up.addresses = std::move(found.addresses);
-  auto best = both.addresses;
-  if (best.empty()) {
-    best = v4.addresses;
-    best.insert(best.end(), v6.addresses.begin(), v6.addresses.end());
-  }
-  if (!best.empty()) {
-    known = {std::move(best), {}};
-  } else if (known.addresses.empty()) {
+  auto& addresses = known.addresses;
+  if (!found.addresses.empty()) {
+    // Those of the other family stay in use: the answer for them may be lost.
+    std::erase_if(addresses, [&](const SocketAddress& each) {
+      return look_up.family == AF_UNSPEC || look_up.family == each.storage.ss_family;
+    });
+    addresses.insert(look_up.family == AF_INET6 ? addresses.end() : addresses.begin(),
+                     found.addresses.begin(), found.addresses.end());
+    known.error.clear();
+  } else if (addresses.empty()) {
     known.error = std::move(found.error);
   }
   changed.notify_all();

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,11 +15,16 @@ namespace common::http {
 struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t size = 0;
+
+  bool operator==(const SocketAddress& other) const {
+    return size == other.size && std::memcmp(&storage, &other.storage, size) == 0;
+  }
 };
 
 struct Resolution {
   std::vector<SocketAddress> addresses;  ///< in the order in which to try them
   std::string error;                     ///< why there are none, for a person
+  bool complete = true;                  ///< no look-up that may bring others is under way
 };
 
 /// Finds the addresses of one name as the machine does, with getaddrinfo(3): hosts file, nsswitch,

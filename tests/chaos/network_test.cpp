@@ -11,6 +11,7 @@ namespace tests::chaos {
 namespace {
 
 constexpr const char* kOtherAddressA = "10.213.77.3";
+constexpr const char* kV6WithoutRoute = "2001:db8::1";
 
 // Service A at one end of a wire, Service B and its callers at the other, with a name server that
 // can be told what to do.
@@ -26,8 +27,11 @@ class NetworkFault : public ::testing::Test {
   void start_name_server() {
     server_.emplace(
         [this](const std::string& query) {
-          return silent_ ? std::string()
-                         : address_answer(query, {moved_ ? kOtherAddressA : Network::kAddressA});
+          if (silent_ || (loses_first_v4_ && !question_of(query).is_v6 && v4_queries_++ < 2)) {
+            return std::string();
+          }
+          return address_answer(query,
+                                {moved_ ? kOtherAddressA : Network::kAddressA, kV6WithoutRoute});
         },
         53);
   }
@@ -74,6 +78,8 @@ class NetworkFault : public ::testing::Test {
   std::optional<Network> network_;
   std::atomic<bool> silent_ = false;
   std::atomic<bool> moved_ = false;
+  std::atomic<bool> loses_first_v4_ = false;
+  std::atomic<int> v4_queries_ = 0;
   std::optional<NameServer> server_;
 };
 
@@ -192,6 +198,14 @@ TEST_F(NetworkFault, ANameServerThatHangsCostsNoThreadNoTimeAndNoStop) {
   const auto start = Clock::now();
   EXPECT_EQ(b.stop(), 0);
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(1) + kSlack);
+}
+
+// The IPv6 address is there at once, and of no use; that of IPv4 comes when it is asked for again.
+TEST_F(NetworkFault, AFamilyWithoutARouteIsNotTheLastWord) {
+  loses_first_v4_ = true;
+  auto a = start_a();
+  auto b = start_b("service-a.test", a.port(), "--timeout=5s");
+  expect_right_answer(b.port());
 }
 
 // All calls share a look-up: it must not end with the one that had it begun.

@@ -1,6 +1,6 @@
 #include "common/http/resolver.hpp"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -26,6 +26,7 @@ namespace common::http {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::UnorderedElementsAre;
 using tests::NameServer;
 using tests::PrivateEtc;
 using Addresses = std::vector<std::string>;
@@ -248,6 +249,20 @@ TEST(Resolver, KeepsTheLastAddressesAndTakesNewOnes) {
     const Addresses after{"127.0.0.9"};
     names.set("answer", "answer", after);
     EXPECT_TRUE(tests::eventually([&] { return resolve(resolver, kSoon) == after; }));
+  });
+}
+
+// A firewall that begins to drop one kind of answers takes no addresses away.
+TEST(Resolver, KeepsTheAddressesOfAFamilyWhoseAnswersAreLost) {
+  IN_PRIVATE_NETWORK([](const PrivateEtc& etc) {
+    etc.set("resolv.conf", kTwice);
+    Names names;
+    names.set("answer", "answer", {"127.0.0.3", "fd00::3"});
+    Resolver resolver(kName, kPort);
+    EXPECT_THAT(resolve(resolver).value(), UnorderedElementsAre("127.0.0.3", "fd00::3"));
+    names.set("silence", "answer", {"fd00::4"});
+    const Addresses mixed{"127.0.0.3", "fd00::4"};
+    EXPECT_TRUE(tests::eventually([&] { return resolve(resolver, kSoon) == mixed; }));
   });
 }
 
