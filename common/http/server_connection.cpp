@@ -236,6 +236,12 @@ void ServerConnection::on_events(std::uint32_t events) {
 }
 
 void ServerConnection::on_deadline() {
+  // Where this process was stopped for a while, what has come in the meantime counts.
+  char byte = 0;
+  if (state_ == State::kOpen && out_.empty() && ::recv(fd(), &byte, 1, MSG_PEEK) > 0) {
+    input_ = std::max(input_, Input::kReady);
+    return advance();
+  }
   if (state_ != State::kOpen || !out_.empty() || in_.empty()) return end();
   const Refusal late{408, "the request head did not arrive in time", {}, {}};
   advance(&late);
@@ -347,7 +353,11 @@ void ServerConnection::wait() {
 bool ServerConnection::answer_next() {
   if (in_.empty() || state_ != State::kOpen || answering_) return false;
   const auto parsed = parse_request_head(in_);
-  if (std::holds_alternative<IncompleteHead>(parsed)) return false;
+  if (std::holds_alternative<IncompleteHead>(parsed)) {
+    // RFC 9112, section 2.2: some clients send an empty line behind a request. It begins no head.
+    if (in_ == "\r\n") std::string().swap(in_);
+    return false;
+  }
   answered_ = true;
   const auto* head = std::get_if<RequestHead>(&parsed);
   begin(head, std::get_if<Refusal>(&parsed));

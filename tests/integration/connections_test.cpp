@@ -131,6 +131,30 @@ TEST(Connections, AreClosedAfterTheIdleTimeoutUnlessARequestIsUnderWay) {
   EXPECT_TRUE(busy.closed_by_peer());
 }
 
+// RFC 9112, section 2.2. It begins no head that would have to be complete within 5 s.
+TEST(Connections, MayHaveAnEmptyLineBehindARequest) {
+  const auto a = start_a({"--idle-timeout=500ms"});
+  Connection connection(a.port());
+  EXPECT_EQ(ask(connection, kHealth + "\r\n").status, 200);
+  EXPECT_TRUE(connection.closed_by_peer());
+  EXPECT_EQ(connection.unread(), "");
+}
+
+// All deadlines have passed when it goes on.
+TEST(Connections, KeepWhatComesWhileTheServiceIsStopped) {
+  auto a = start_a({"--idle-timeout=500ms"});
+  std::vector<Connection> idle;
+  for (int i = 0; i < 100; ++i) {
+    idle.emplace_back(a.port());
+    EXPECT_EQ(ask(idle.back(), kHealth).status, 200);
+  }
+  a.process().signal(SIGSTOP);
+  for (auto& each : idle) each.send(kHealth);
+  std::this_thread::sleep_for(600ms);
+  a.process().signal(SIGCONT);
+  for (auto& each : idle) EXPECT_EQ(ask(each, "").status, 200);
+}
+
 TEST(Connections, SpeakHttp10) {
   for_both({}, [](Tested& tested) {
     for (const auto& [target, status] :
