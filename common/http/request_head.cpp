@@ -84,7 +84,6 @@ struct Parser {
       return refuse(400, "the request line is not 'method target version'");
     }
     if (first == 0) return refuse(400, "the method is missing");
-    head.method = line.substr(0, first);
     const auto version = line.substr(second + 1);
     // RFC 9112, section 2.3: the name is case-sensitive, and both numbers are single digits.
     if (version.size() != 8 || !version.starts_with("HTTP/") || !is_digit(version[5]) ||
@@ -179,10 +178,13 @@ std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::strin
 
   // RFC 9110, section 9.1. Refused at the first byte that is none of a method's: who speaks TLS,
   // say, sends no line end, and waits for an answer.
-  for (const char c : bytes.substr(bytes == "\r" ? 1 : line_start, kMaxRequestLine + 1)) {
-    if (c == ' ') break;
-    if (!is_token_char(c)) return parser.refuse(400, "the method is not a token");
+  const auto start = bytes.substr(bytes == "\r" ? 1 : line_start, kMaxRequestLine + 1);
+  const auto method = start.substr(0, start.find(' '));
+  if (!std::all_of(method.begin(), method.end(), is_token_char)) {
+    return parser.refuse(400, "the method is not a token");
   }
+  // Whatever is wrong with the rest: the answer to HEAD has no body.
+  if (method.size() < start.size()) parser.head.method = method;
 
   for (;;) {
     const auto end = bytes.find('\n', position);

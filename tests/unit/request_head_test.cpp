@@ -332,6 +332,9 @@ TEST(RequestHead, ARefusalSaysWhatWasUnderstood) {
   EXPECT_EQ(refusal("PUT /a?b HTTP/1.1\r\nX : 1\r\n").path, "/a");
   EXPECT_STRNE(refusal("PUT /a?b HTTP/1.1\r\nX : 1\r\n").error, "");
   EXPECT_EQ(refusal("\x16\x03\x01\n").method, "");
+  // The answer to HEAD has no body, whatever is wrong.
+  EXPECT_EQ(refusal("HEAD /a b HTTP/1.1\r\n").method, "HEAD");
+  EXPECT_EQ(refusal("HEAD /" + std::string(kMaxRequestLine, 'a')).method, "HEAD");
 }
 
 }  // namespace
