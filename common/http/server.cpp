@@ -58,11 +58,11 @@ bool machine_has(int family) {
 }
 
 /// Returns a socket, or an errno below zero.
-int listen_on(const addrinfo& address, bool dual_stack) {
+int listen_on(const addrinfo& address, bool also_v4) {
   const int fd = socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return -errno;
   const int on = 1;
-  const int only_v6 = dual_stack ? 0 : 1;
+  const int only_v6 = also_v4 ? 0 : 1;
   if (address.ai_family == AF_INET6) {
     setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_v6, sizeof only_v6);
   }
@@ -92,7 +92,7 @@ Listening listen_on_all(const addrinfo* found, int port) {
         htons(static_cast<std::uint16_t>(port));
     const auto address = numeric(each->ai_addr, each->ai_addrlen);
     if (!seen.insert(address.host).second) continue;
-    const int fd = listen_on(*each, address.host == "::");
+    const int fd = listen_on(*each, address.host == "::" || address.host.starts_with("::ffff:"));
     if (fd >= 0) {
       out.fds.push_back(fd);
       port = local_address(fd).port;
