@@ -45,6 +45,14 @@ sigset_t stop_signals() {
   return signals;
 }
 
+/// From now on they end the process. The default action might not: process 1 has none.
+void end_at_once(const sigset_t& signals) {
+  for (const int each : {SIGTERM, SIGINT, SIGHUP}) {
+    if (sigismember(&signals, each) == 1) std::signal(each, [](int got) { _exit(128 + got); });
+  }
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+}
+
 }  // namespace
 
 void prepare_process() {
@@ -78,7 +86,7 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
                              ") is too low to serve anyone; see ulimit -n");
   }
   upstream_calls = std::min(upstream_calls, std::max(1, available / 6));
-  options.max_surplus = std::min(options.max_surplus, available / 6);
+  options.max_surplus = std::min(options.max_surplus, std::max(1, available / 6));
   options.max_connections = std::min(
       options.max_connections, std::max(1, available - 2 * upstream_calls - options.max_surplus));
   auto warning = "the limit of open files (" + std::to_string(limit.rlim_cur) +
@@ -109,6 +117,10 @@ int check_health(const std::string& name, const Options& options) {
   const auto failure = [&](const std::string& host) {
     return "not healthy at " + http::BaseUrl{host, port}.address() + ": ";
   };
+  sigset_t late;
+  sigemptyset(&late);
+  sigaddset(&late, SIGALRM);
+  pthread_sigmask(SIG_UNBLOCK, &late, nullptr);  // a parent may have blocked it
   std::string why;
   alarm(2);  // the look-up of a name and an answer that drips included
   for (const auto& host : own_hosts(options.host)) {
@@ -165,17 +177,21 @@ Service::Service(const std::string& name, const Options& options)
 int Service::run(const std::vector<LogField>& configuration) {
   http::Server::Addresses addresses;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
+  const auto signals = stop_signals();
+  end_at_once(signals);  // the look-up of a host's name may take long
   try {
     addresses = server_.bind(systemd::inherited_socket());
   } catch (const http::BindError& error) {
-    std::string why = std::string("cannot listen on ") + error.what();
+    std::string why = error.what();
     if (error.code() == std::errc::address_in_use) {
-      why += "; to see who holds it: ss -ltnp 'sport = :" + std::to_string(options_.port) + "'";
+      const auto address = why.substr(0, why.find(": "));
+      why += "; to see who holds it: ss -ltnp 'sport = " + address.substr(address.rfind(':')) + "'";
     } else if (options_.host_from_environment) {
       why += "; the host comes from the environment variable HOST";
     }
-    return fail(1, name_, why);
+    return fail(1, name_, "cannot listen on " + why);
   }
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   try {
     server_.start();
   } catch (const std::system_error& error) {
@@ -204,7 +220,6 @@ int Service::run(const std::vector<LogField>& configuration) {
   fields.insert(fields.end(), configuration.begin(), configuration.end());
   log_.event(spdlog::level::info, "listening", fields);
 
-  const auto signals = stop_signals();
   systemd::notify("READY=1");
   // Twice in the time after which the manager gives up; without one, wait for ever.
   const auto watchdog = systemd::watchdog_time() / 2;
@@ -216,12 +231,7 @@ int Service::run(const std::vector<LogField>& configuration) {
       systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
-  // A second one ends the process at once. The default action would not: process 1 has none.
-  for (const int each : {SIGTERM, SIGINT, SIGHUP}) {
-    if (sigismember(&signals, each) == 1)
-      std::signal(each, [](int second) { _exit(128 + second); });
-  }
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  end_at_once(signals);  // a second one
   log_.event(spdlog::level::info, "stopping",
              {{"signal", std::string("SIG") + sigabbrev_np(signal)},
               {"connections", std::to_string(server_.open_connections()), true}});

@@ -118,7 +118,7 @@ TEST_P(Configuration, TheHostIsTheOnlyAddressThatIsListenedOn) {
 TEST_P(Configuration, TheHostOfAllIpv6AddressesIsThatOfAllIpv4AddressesToo) {
   std::ifstream ipv6("/proc/net/if_inet6");
   if (ipv6.peek() == std::ifstream::traits_type::eof()) GTEST_SKIP() << "there is no IPv6 here";
-  for (const std::string host : {"::", "0::0"}) {
+  for (const std::string host : {"::", "0::0", "::ffff:127.0.0.1"}) {
     const Service service(binary, {"--host=" + host});
     const auto port = "--port=" + std::to_string(service.port());
     EXPECT_TRUE(Connection(service.port()).connected()) << host;
@@ -221,6 +221,9 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
     EXPECT_NE(result.err.find("127.0.0.1:" + text), std::string::npos) << result.err;
     EXPECT_NE(result.err.find("ss -ltnp"), std::string::npos) << result.err;
+    const auto admin = run(binary, {"--port=0", "--admin-port=" + text});
+    EXPECT_EQ(admin.code, 1);
+    EXPECT_NE(admin.err.find("sport = :" + text), std::string::npos) << admin.err;
   }
   EXPECT_EQ(get(first.port(), "/health").status(), 200);
 }
