@@ -25,6 +25,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kFlushInterval = 50ms;
+constexpr auto kLastWords = 1000ms;  // for a reader that hangs at the end
 constexpr std::size_t kFlushSize = 65'536;
 constexpr std::size_t kMaxWaiting = 8'388'608;
 constexpr std::size_t kMaxMethod = 32;
@@ -183,23 +184,25 @@ std::unique_ptr<spdlog::formatter> make_formatter(LogFormat format, bool journal
 
 /// Collects lines, and lets a thread write them: spdlog's own async logger wakes its thread for
 /// each line, which costs more than the line. base_sink's mutex guards `waiting_`.
-class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
+class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
+                        public std::enable_shared_from_this<Sink> {
  public:
   Sink(const std::string& service, LogFormat format)
       : base_sink(make_formatter(format, systemd::is_journal(STDOUT_FILENO), wants_colour())),
         service_(service),
-        format_(format),
-        writer_([this] { run(); }) {}
-  ~Sink() override { end(); }
+        format_(format) {}
+
+  /// The thread owns this, too: it may hang for ever in a write to a pipe that others fill.
+  void start() {
+    std::thread([self = shared_from_this()] { self->run(); }).detach();
+  }
 
   /// Returns when all that was logged before is written, or given up.
   void end() {
-    {
-      const std::lock_guard lock(mutex_);
-      ended_ = true;
-    }
-    wake_.notify_one();
-    if (writer_.joinable()) writer_.join();
+    std::unique_lock lock(mutex_);
+    ended_ = true;
+    wake_.notify_all();
+    wake_.wait_for(lock, kLastWords + 4 * kFlushInterval, [this] { return finished_; });
   }
 
   std::atomic<std::uint64_t> lost = 0;
@@ -236,6 +239,8 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
       lock.lock();
       if (failed == 0 && lost != told && waiting_.size() <= kMaxWaiting) told = tell_lost(told);
     }
+    finished_ = true;
+    wake_.notify_all();
   }
 
   /// Logs how many lines were lost so far. Returns how many have been told of now.
@@ -277,11 +282,11 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex> {
   const std::string service_;
   const LogFormat format_;
   std::string waiting_;
-  bool torn_ = false;                          // stdout has the beginning of a line; run()'s alone
-  std::chrono::milliseconds last_words_ = 1s;  // for a reader that hangs at the end; the same
+  bool torn_ = false;  // stdout has the beginning of a line; run()'s alone
+  std::chrono::milliseconds last_words_ = kLastWords;  // the same
   std::atomic<bool> ended_{false};
+  bool finished_ = false;
   std::condition_variable wake_;
-  std::thread writer_;
 };
 
 Log::Log(const std::string& service, const std::string& level, const std::string& format)
@@ -290,9 +295,10 @@ Log::Log(const std::string& service, const std::string& level, const std::string
       logger_(service, sink_) {
   logger_.set_level(spdlog::level::from_str(level));
   logger_.set_error_handler([this](const std::string&) { ++sink_->lost; });
+  sink_->start();
 }
 
-Log::~Log() = default;
+Log::~Log() { end(); }
 
 template <typename Text>
 void Log::write(spdlog::level::level_enum level, Text&& text) try {
