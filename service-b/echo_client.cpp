@@ -47,9 +47,11 @@ std::optional<Unavailable> EchoClient::echo(const std::string& msg,
 
   // What is nested deeper would cost time and says nothing here: it is checked, but not kept.
   const auto keep = [](int depth, auto, const auto&) { return depth <= 1; };
-  const auto answer = nlohmann::json::parse(std::get<std::string>(called), keep, false);
+  const auto& text = std::get<std::string>(called);
+  const auto answer = nlohmann::json::parse(text, keep, false);
   const auto wrong = [&](const char* what) { return describe({CallError::kBadResponse, what}); };
-  if (answer.is_discarded()) return wrong("is not JSON");
+  // nlohmann/json takes a NUL for the end.
+  if (answer.is_discarded() || text.find('\0') != std::string::npos) return wrong("is not JSON");
   if (!answer.is_object()) return wrong("is not a JSON object");
   const auto echo = answer.find("echo");
   if (echo == answer.end() || *echo != msg) return wrong("does not echo the msg that was sent");

@@ -206,6 +206,8 @@ constexpr Mode kModes[] = {
      "$K$J{\"echo\":$M", Then::kNext},
     {"json-junk", "the right JSON with junk after it in the body", kBadResponse, "$K$J$Bjunk",
      Then::kNext},
+    {"json-nul", "the right JSON with a NUL and junk after it", kBadResponse, "$K$J$B\0junk"sv,
+     Then::kNext},
     {"json-invalid-utf8", "the right echo beside a string that is not UTF-8", kBadResponse,
      "$K$J{\"echo\":$M,\"x\":\"\xC3\x28\xFF\"}", Then::kNext},
     {"json-deep", "an array 30,000 levels deep", kBadResponse, "$K$J$[$]", Then::kNext},
