@@ -15,8 +15,8 @@ TEST_F(Misbehaviour, DrawnAtRandom) {
   CallerOptions options{
       .port = b_.port(),
       .reasons = {"timeout", "connection_closed", "bad_status", "bad_response"},
-      // A debug build takes tens of milliseconds to read some answers, and its other calls wait.
-      .limit = milliseconds(500)};
+      // A debug build takes 0.1 s to read some answers, and other calls wait for it.
+      .limit = milliseconds(1'000)};
   {
     Callers callers(options);
     // One is drawn for each connection. Most misbehave in the content alone, and their connection
