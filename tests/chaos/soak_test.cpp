@@ -83,7 +83,7 @@ class HostileClients {
     for (char& each : bytes) each = static_cast<char>(random() & 0xFFU);
     if (random() % 2 == 0) bytes.insert(0, "GET /echo?msg=");
     connection.send(bytes + "\r\n\r\n", milliseconds(100));
-    connection.read_until_close(milliseconds(500));
+    std::ignore = connection.closed_by_peer(milliseconds(500));
   }
   // Connects, perhaps asks, and is gone.
   void reset(std::mt19937& random) {

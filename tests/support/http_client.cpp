@@ -10,7 +10,6 @@
 #include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <tuple>
 
 namespace tests {
 namespace {
@@ -239,11 +238,6 @@ std::optional<Response> Connection::read_response(milliseconds timeout, bool hea
              " before a complete answer";
     return std::nullopt;
   }
-}
-
-std::string Connection::read_until_close(milliseconds timeout) {
-  std::ignore = closed_by_peer(timeout);
-  return std::exchange(buffer_, {});
 }
 
 bool Connection::closed_by_peer(milliseconds timeout) {

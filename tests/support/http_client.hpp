@@ -61,9 +61,6 @@ class Connection {
   std::optional<Response> read_response(std::chrono::milliseconds timeout = std::chrono::seconds(5),
                                         bool head_request = false);
 
-  // All bytes, those left over first, until the peer closes or `timeout` is over.
-  std::string read_until_close(std::chrono::milliseconds timeout = std::chrono::seconds(5));
-
   // Whether the peer closes or resets within `timeout`. Bytes before that are kept.
   [[nodiscard]] bool closed_by_peer(std::chrono::milliseconds timeout = std::chrono::seconds(5));
 

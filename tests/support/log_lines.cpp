@@ -8,6 +8,23 @@
 namespace tests {
 namespace {
 
+// One flat JSON object, each key once.
+std::optional<LogLine> parse_json_line(std::string_view line) {
+  std::size_t keys = 0;
+  const auto count_keys = [&keys](int, nlohmann::json::parse_event_t event, nlohmann::json&) {
+    keys += event == nlohmann::json::parse_event_t::key ? 1U : 0U;
+    return true;
+  };
+  const auto json = nlohmann::json::parse(line, count_keys, false);
+  if (!json.is_object() || json.size() != keys) return std::nullopt;
+  LogLine result;
+  for (const auto& [key, value] : json.items()) {
+    if (!value.is_string() && !value.is_number()) return std::nullopt;
+    result[key] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+  return result;
+}
+
 std::optional<LogLine> parse(std::string_view line) {
   return line.starts_with('{') ? parse_json_line(line) : parse_logfmt(line);
 }
@@ -54,22 +71,6 @@ std::optional<LogLine> parse_logfmt(std::string_view line) {
     if (line.front() != ' ') return std::nullopt;
     line.remove_prefix(1);
   }
-}
-
-std::optional<LogLine> parse_json_line(std::string_view line) {
-  std::size_t keys = 0;
-  const auto count_keys = [&keys](int, nlohmann::json::parse_event_t event, nlohmann::json&) {
-    keys += event == nlohmann::json::parse_event_t::key ? 1U : 0U;
-    return true;
-  };
-  const auto json = nlohmann::json::parse(line, count_keys, false);
-  if (!json.is_object() || json.size() != keys) return std::nullopt;
-  LogLine result;
-  for (const auto& [key, value] : json.items()) {
-    if (!value.is_string() && !value.is_number()) return std::nullopt;
-    result[key] = value.is_string() ? value.get<std::string>() : value.dump();
-  }
-  return result;
 }
 
 std::vector<LogLine> log_lines(const Process& process) {

@@ -19,8 +19,6 @@ using LogLine = std::map<std::string, std::string>;
 // key=value, one space between, each key once; a value has no quotes, or is a JSON string.
 // Printable ASCII, nothing else.
 std::optional<LogLine> parse_logfmt(std::string_view line);
-// One flat JSON object, each key once.
-std::optional<LogLine> parse_json_line(std::string_view line);
 
 // All lines so far. Fails the test for each line that is not one of the log's.
 std::vector<LogLine> log_lines(const Process& process);

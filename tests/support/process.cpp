@@ -56,45 +56,6 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
   return result;
 }
 
-struct ChildPlan {
-  char* const* argv;
-  char* const* environment;
-  const rlimit* files;  // or nullptr
-  int in;
-  int out;
-  int err;
-  int file_3;   // or -1
-  int failure;  // gets errno when the program cannot be run
-  pid_t parent;
-};
-
-// Between fork and exec: nothing here may allocate or lock.
-[[noreturn]] void become_child(const ChildPlan& plan) {
-  for (int number = 1; number < NSIG; ++number) {
-    if (number != SIGKILL && number != SIGSTOP) ::signal(number, SIG_DFL);
-  }
-  sigset_t none;
-  sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-
-  // Only what dup2 puts in place below goes on to the program: the test's own parent may have left
-  // files open, and open_files() would count them. `failure` must be closed at exec as well.
-  ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-
-  const bool ready =
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
-      ::getppid() == plan.parent &&  // it may have ended before prctl
-      ::dup2(plan.in, STDIN_FILENO) >= 0 && ::dup2(plan.out, STDOUT_FILENO) >= 0 &&
-      ::dup2(plan.err, STDERR_FILENO) >= 0 &&
-      (plan.file_3 < 0 || (::dup2(plan.file_3, 3) == 3 && ::fcntl(3, F_SETFD, 0) == 0)) &&
-      (plan.files == nullptr || ::setrlimit(RLIMIT_NOFILE, plan.files) == 0);
-  if (ready) ::execvpe(plan.argv[0], plan.argv, plan.environment);
-
-  const int error = errno;
-  [[maybe_unused]] const auto written = ::write(plan.failure, &error, sizeof error);
-  ::_exit(127);
-}
-
 // Appends what is there to read; false at the end of the stream.
 bool drain(int fd, std::string& text) {
   std::array<char, 16384> block{};
@@ -135,30 +96,43 @@ Process::Process(std::vector<std::string> argv, const ProcessOptions& options)
   auto environment = make_environment(options);
   const auto argv_pointers = pointers(argv);
   const auto environment_pointers = pointers(environment);
-  rlimit files{};
-  if (options.max_open_files) files = {*options.max_open_files, *options.max_open_files};
+  const auto most = options.max_open_files.value_or(0);
+  const rlimit files{most, most};
   const UniqueFd in(check(::open("/dev/null", O_RDONLY | O_CLOEXEC), "open /dev/null"));
   Pipe out = make_pipe();
   Pipe err = make_pipe();
-  Pipe failure = make_pipe();
-  const ChildPlan plan{argv_pointers.data(),
-                       environment_pointers.data(),
-                       options.max_open_files ? &files : nullptr,
-                       in.get(),
-                       out.write.get(),
-                       err.write.get(),
-                       options.file_3.value_or(-1),
-                       failure.write.get(),
-                       ::getpid()};
-
+  Pipe failure = make_pipe();  // gets errno when the program cannot be run
   out_fd_ = std::move(out.read);
   err_fd_ = std::move(err.read);
   for (const int fd : {out_fd_.get(), err_fd_.get()}) ::fcntl(fd, F_SETFL, O_NONBLOCK);
 
+  // Between fork and exec: nothing here may allocate or lock.
+  const auto become_child = [&, parent = ::getpid()] {
+    for (int number = 1; number < NSIG; ++number) {
+      if (number != SIGKILL && number != SIGSTOP) ::signal(number, SIG_DFL);
+    }
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    // Only what dup2 puts in place below goes on to the program: the test's own parent may have
+    // left files open, and open_files() would count them.
+    ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
+        ::getppid() == parent &&  // it may have ended before prctl
+        ::dup2(in.get(), STDIN_FILENO) >= 0 && ::dup2(out.write.get(), STDOUT_FILENO) >= 0 &&
+        ::dup2(err.write.get(), STDERR_FILENO) >= 0 &&
+        (!options.file_3 || (::dup2(*options.file_3, 3) == 3 && ::fcntl(3, F_SETFD, 0) == 0)) &&
+        (!options.max_open_files || ::setrlimit(RLIMIT_NOFILE, &files) == 0)) {
+      ::execvpe(argv_pointers[0], argv_pointers.data(), environment_pointers.data());
+    }
+    const int error = errno;
+    [[maybe_unused]] const auto written = ::write(failure.write.get(), &error, sizeof error);
+    ::_exit(127);
+  };
   // PR_SET_PDEATHSIG fires when the THREAD that forked ends, so that is the one that reads.
-  reader_ = std::thread([&plan, this] {
+  reader_ = std::thread([&become_child, this] {
     const pid_t pid = ::fork();
-    if (pid == 0) become_child(plan);
+    if (pid == 0) become_child();
     {
       const std::lock_guard lock(mutex_);
       pid_ = pid > 0 ? pid : -errno;
