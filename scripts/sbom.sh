@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints an SBOM of an image that was built from deploy/Containerfile: SPDX 2.3 as JSON, of the Debian packages that are
 # really in it, as its own dpkg knows them, and of the service.
-#   scripts/sbom.sh service-a:0.1.0 >service-a.spdx.json
+#   scripts/sbom.sh service-a:0.2.0 >service-a.spdx.json
 # env ENGINE: podman (default) or docker
 set -euo pipefail
 . "$(dirname "$0")/usage.sh"

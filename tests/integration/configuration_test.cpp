@@ -72,7 +72,7 @@ TEST_P(Configuration, AFlagWinsOverTheEnvironmentWhichWinsOverTheDefault) {
 }
 
 TEST_P(Configuration, TheDefaultsAreThoseOfTheContract) {
-  LogLine expected{{"version", "0.1.0"},  {"host", "127.0.0.1"},    {"log_level", "info"},
+  LogLine expected{{"version", "0.2.0"},  {"host", "127.0.0.1"},    {"log_level", "info"},
                    {"level", "info"},     {"service", GetParam()},  {"max_connections", "10000"},
                    {"drain_delay", "0s"}, {"drain_timeout", "10s"}, {"idle_timeout", "75s"}};
   expected.merge(is_a ? LogLine{{"delay", "0s"}, {"error_rate", "0.0"}}
