@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "common/json.hpp"
 #include "common/systemd.hpp"
@@ -85,10 +86,12 @@ std::string fit_to_file_limit(Options& options, int& upstream_calls) {
     throw std::runtime_error("the limit of open files (" + std::to_string(limit.rlim_cur) +
                              ") is too low to serve anyone; see ulimit -n");
   }
+  const auto configured = std::pair(options.max_connections, upstream_calls);
   upstream_calls = std::min(upstream_calls, std::max(1, available / 6));
   options.max_surplus = std::min(options.max_surplus, std::max(1, available / 6));
   options.max_connections = std::min(
       options.max_connections, std::max(1, available - 2 * upstream_calls - options.max_surplus));
+  if (configured == std::pair(options.max_connections, upstream_calls)) return {};
   auto warning = "the limit of open files (" + std::to_string(limit.rlim_cur) +
                  ") is too low for what is configured: max_connections is now " +
                  std::to_string(options.max_connections);

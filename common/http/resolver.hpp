@@ -34,8 +34,9 @@ struct Resolution {
 /// question for one kind, that takes many seconds. After 25 ms, both kinds are asked for apart as
 /// well. As soon as one is there, the other has 25 ms left (RFC 8305, section 3); IPv4 is first.
 ///
-/// The addresses that were found last stay in use while a look-up fails, or takes over 50 ms. What
-/// it finds in the end is used from then on.
+/// The addresses that were found last stay in use while a look-up fails, or takes over 50 ms; so do
+/// those of one family while only the other's are found. What it finds in the end is used from then
+/// on.
 ///
 /// A look-up can't be cancelled, so it has a thread that nobody waits for. All callers share these:
 /// two while names are looked up, at most four when no name server answers. Thread-safe.

@@ -306,7 +306,8 @@ TEST_P(Configuration, MaxConnectionsThatFitAreLeftAlone) {
   for (const std::uint64_t files : {90U, 1'024U}) {
     Service service(binary, {"--max-connections=5"}, {.max_open_files = files});
     EXPECT_EQ(value(start_line(service), "max_connections"), "5");
-    EXPECT_EQ(log_lines(service.process()).size(), files == 90 ? 2U : 1U);  // with a warning
+    // Of the calls of B there may be fewer, with a warning.
+    EXPECT_EQ(log_lines(service.process()).size(), files == 90 && !is_a ? 2U : 1U);
   }
 }
 
