@@ -202,7 +202,11 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
     std::unique_lock lock(mutex_);
     ended_ = true;
     wake_.notify_all();
-    wake_.wait_for(lock, kLastWords + 4 * kFlushInterval, [this] { return finished_; });
+    const auto finished = [this] { return finished_; };
+    std::uint64_t before = 0;
+    do {
+      before = writes_;  // a reader that is only slow gets all
+    } while (!wake_.wait_for(lock, kLastWords + 4 * kFlushInterval, finished) && writes_ != before);
   }
 
   std::atomic<std::uint64_t> lost = 0;
@@ -274,7 +278,9 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
       const auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
       const auto count = ::write(STDOUT_FILENO, text.data(), size);
       if (count < 0 && errno != EINTR && errno != EAGAIN) break;
-      if (count > 0) text.remove_prefix(static_cast<std::size_t>(count));
+      if (count <= 0) continue;
+      text.remove_prefix(static_cast<std::size_t>(count));
+      ++writes_;
     }
     return text;
   }
@@ -285,6 +291,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
   bool torn_ = false;  // stdout has the beginning of a line; run()'s alone
   std::chrono::milliseconds last_words_ = kLastWords;  // the same
   std::atomic<bool> ended_{false};
+  std::atomic<std::uint64_t> writes_ = 0;
   bool finished_ = false;
   std::condition_variable wake_;
 };

@@ -364,6 +364,35 @@ TEST(LostLines, AreToldWhenAReaderThatHungReadsAgain) {
   EXPECT_LE(std::stod(value(line, "total")), total + 1);  // and the line of /metrics
 }
 
+// bash reads a pipe byte by byte: seconds for these 6 MB.
+TEST(LostLines, AreNoneAtAStopWhoseReaderIsOnlySlow) {
+  const auto file = testing::TempDir() + "slow-reader-" + std::to_string(::getpid());
+  Process shell(
+      {"bash", "-c",
+       "exec \"$0\" --port=0 > >(while IFS= read -r line; do echo \"$line\"; done >\"$1\")",
+       kServiceA, file});
+  const auto lines = [&] {
+    std::ifstream log(file);
+    std::vector<std::string> all;
+    for (std::string line; std::getline(log, line);) all.push_back(line);
+    return all;
+  };
+  ASSERT_TRUE(eventually([&] { return lines().size() == 1; }));
+  Connection client(listening_port(lines().front() + "\n").value());
+  constexpr std::size_t kRequests = 4'000;
+  std::string hundred;
+  for (int i = 0; i < 100; ++i) hundred += request_text("/" + std::string(255, '\xFF'));
+  for (std::size_t i = 0; i < kRequests; ++i) {
+    if (i % 100 == 0) {
+      ASSERT_TRUE(client.send(hundred));
+    }
+    ASSERT_TRUE(client.read_response()) << client.error();
+  }
+  shell.signal(SIGTERM);
+  EXPECT_TRUE(eventually([&] { return lines().size() == kRequests + 3; })) << lines().size();
+  std::filesystem::remove(file);
+}
+
 // The parser that these tests rest on is itself strict.
 TEST(LogfmtParser, RefusesWhatIsNotLogfmt) {
   for (const std::string& line : std::vector<std::string>{
