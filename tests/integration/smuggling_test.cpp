@@ -79,11 +79,7 @@ TEST(Smuggling, HasNoSecondAnswer) {
         EXPECT_NE(answer.header("x-request-id"), "smuggled");
         EXPECT_EQ(answer.header("connection"), "close");
         EXPECT_TRUE(connection.closed_by_peer());
-        // A refusal of a head that was never understood to be HEAD's may have its body.
-        if (!head) {
-          EXPECT_EQ(connection.unread(), "");
-        }
-        EXPECT_EQ(connection.unread().find("HTTP/1.1"), std::string::npos);
+        EXPECT_EQ(connection.unread(), "");
       }
     }
   });
