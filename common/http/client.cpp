@@ -10,7 +10,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <optional>
 #include <system_error>
@@ -377,41 +376,39 @@ Client::UpstreamConnection* Client::take_idle(Pool& pool) {
 
 std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& pool,
                                                                        Clock::time_point deadline) {
-  struct Attempt {
+  struct Candidate {
     SocketAddress address;
-    bool second = false;
+    int tries = 2;  // that are left
   };
-  std::deque<Attempt> attempts;
-  std::vector<SocketAddress> seen;
+  std::vector<Candidate> candidates;
   CallFailure failure{CallError::kTimeout, "looking the name up"};
   auto found = resolve(deadline);
   if (found) failure = {CallError::kDnsFailure, found->error};
   while (found) {
     for (const auto& address : found->addresses) {
-      if (std::find(seen.begin(), seen.end(), address) != seen.end()) continue;
-      seen.push_back(address);
-      attempts.insert(std::find_if(attempts.begin(), attempts.end(), std::mem_fn(&Attempt::second)),
-                      {address});
+      if (std::ranges::find(candidates, address, &Candidate::address) == candidates.end()) {
+        candidates.push_back({address});
+      }
     }
     const auto now = Clock::now();
-    if (!attempts.empty()) {
-      const auto [address, second] = attempts.front();
+    const auto next = std::ranges::max_element(candidates, {}, &Candidate::tries);  // the first one
+    if (next != candidates.end() && next->tries > 0) {
       // One that swallows packets must not use up the time of the others. Nor may one lost packet,
       // which TCP itself would send again after a second (RFC 6298, section 2): so each address is
       // tried twice.
-      const auto left = attempts.size() + (second ? 0 : 1) + (found->complete ? 0 : 1);
-      attempts.pop_front();
+      const auto left = std::ranges::count_if(candidates, std::identity(), &Candidate::tries) +
+                        (next->tries == 2 ? 1 : 0) + (found->complete ? 0 : 1);
       auto& connection =
           Fiber::current().loop().emplace<UpstreamConnection>(pool, options_.max_age);
-      const int error =
-          connection.connect(address, now + (deadline - now) / static_cast<long>(left));
+      const int error = connection.connect(next->address, now + (deadline - now) / left);
       if (error == 0) return &connection;
       connection.retire();
       if (error == ETIMEDOUT) {
+        --next->tries;
         failure = {CallError::kTimeout, "connecting"};
-        if (!second) attempts.push_back({address, true});
       } else {
-        const auto latest = failure_of(error, address);
+        next->tries = 0;
+        const auto latest = failure_of(error, next->address);
         // Addresses without a route come last, and must not hide what the others came to.
         if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
           failure = latest;
