@@ -1,5 +1,6 @@
 #include "common/options.hpp"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -45,14 +46,14 @@ std::string to_text(Duration duration) {
 
 OptionParser::OptionParser(const std::string& service, const std::string& description,
                            Options& options)
-    : app_(description, service), options_(options) {
-  app_.set_version_flag("--version", service + " " + PROJECT_VERSION);
-  app_.get_formatter()->column_width(34);  // two spaces behind each name that fits, for help2man
-  app_.footer(
+    : app_(std::make_unique<CLI::App>(description, service)), options_(options) {
+  app_->set_version_flag("--version", service + " " + PROJECT_VERSION);
+  app_->get_formatter()->column_width(34);  // two spaces behind each name that fits, for help2man
+  app_->footer(
       "Durations are written 250ms, 1s, 1.5s. A flag wins over its environment variable.\n"
       "Exit codes: 0 clean stop, 1 could not run or is not healthy, 2 wrong configuration.");
-  app_.add_flag("--check", options.check,
-                "Ask the service that runs at this address for its /health: exit code 0 or 1");
+  app_->add_flag("--check", options.check,
+                 "Ask the service that runs at this address for its /health: exit code 0 or 1");
   add("--host", options.host, "Address or name to listen on",
       "an IP address or a host name, without scheme, brackets or port",
       [&options](const std::string& text) {
@@ -79,6 +80,8 @@ OptionParser::OptionParser(const std::string& service, const std::string& descri
                "How long requests under way may take after that");
 }
 
+OptionParser::~OptionParser() = default;
+
 void OptionParser::add(const std::string& flag, const std::string& shown_default,
                        const std::string& help, const std::string& accepted,
                        std::function<bool(const std::string&)> take) {
@@ -86,7 +89,7 @@ void OptionParser::add(const std::string& flag, const std::string& shown_default
   const auto check = [take = std::move(take), accepted](const std::string& text) {
     return take(text) ? std::string() : "'" + text + "' is not accepted, give " + accepted;
   };
-  app_.add_option(flag, help)
+  app_->add_option(flag, help)
       ->envname(environment_name(flag))
       ->default_str(shown_default)
       ->type_name("")
@@ -162,26 +165,26 @@ std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
   for (const auto& argument : arguments_) {
     const auto found = accepted_.find(argument.substr(0, argument.size() - 1));
     if (!argument.ends_with('=') || found == accepted_.end()) continue;
-    return fail(2, app_.get_name(), found->first + ": '' is not accepted, give " + found->second);
+    return fail(2, app_->get_name(), found->first + ": '' is not accepted, give " + found->second);
   }
   try {
-    app_.parse(argc, argv);
+    app_->parse(argc, argv);
     const char* const host = std::getenv("HOST");
     options_.host_from_environment = host != nullptr && *host != '\0' && !given("--host");
     return std::nullopt;
   } catch (const CLI::Success& done) {  // --help, --version
-    app_.exit(done);
+    app_->exit(done);
     return 0;
   } catch (const CLI::ExtrasError& error) {
-    return fail(2, app_.get_name(),
-                std::string(error.what()) + "; see " + app_.get_name() + " --help");
+    return fail(2, app_->get_name(),
+                std::string(error.what()) + "; see " + app_->get_name() + " --help");
   } catch (const CLI::ParseError& error) {
     std::string line = error.what();
     const auto flag = line.substr(0, line.find(':'));
     if (accepted_.contains(flag) && !given(flag)) {
       line.replace(0, flag.size(), "environment variable " + environment_name(flag));
     }
-    return fail(2, app_.get_name(), line);
+    return fail(2, app_->get_name(), line);
   }
 }
 

@@ -1,14 +1,19 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <chrono>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "common/http/url.hpp"
 #include "common/log.hpp"
+
+namespace CLI {
+class App;  // takes seconds to compile
+}
 
 namespace common {
 
@@ -41,6 +46,7 @@ class OptionParser {
  public:
   /// Declares the flags of Options.
   OptionParser(const std::string& service, const std::string& description, Options& options);
+  ~OptionParser();
 
   /// Takes one of `words` in any case, stores it in lower case.
   void add_word(const std::string& flag, std::string& value, const std::vector<std::string>& words,
@@ -63,7 +69,7 @@ class OptionParser {
   /// Whether the command line has `flag`; otherwise its value comes from the environment.
   bool given(const std::string& flag) const;
 
-  CLI::App app_;
+  const std::unique_ptr<CLI::App> app_;
   Options& options_;
   std::vector<std::string> arguments_;
   std::map<std::string, std::string> accepted_;  // what each flag takes, in words
