@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "integration/harness.hpp"
+#include "support/name_server.hpp"
 
 namespace tests {
 namespace {
@@ -256,6 +257,17 @@ TEST(StopWithWork, AtTheDrainTimeoutItEndsAndSaysSoAndNoLineIsLost) {
   const auto last = log_lines(b.process()).back();
   EXPECT_EQ(value(last, "level"), "warn");  // this was no ordinary stop
   EXPECT_TRUE(value(last, "msg").starts_with("stopped")) << value(last, "msg");
+}
+
+TEST(StopAtTheStart, DoesNotWaitForTheLookUpOfTheHost) {
+  const auto why = in_private_network([](const PrivateEtc&) {
+    NameServer silent([](const std::string&) { return std::string(); }, 53);
+    Process service({kServiceA, "--host=late.test", "--port=0"});
+    ASSERT_TRUE(eventually([&] { return silent.queries() > 0; }, kPatience));
+    service.signal(SIGTERM);
+    EXPECT_EQ(service.wait(2s), 128 + SIGTERM);
+  });
+  if (why) GTEST_SKIP() << *why;
 }
 
 }  // namespace
