@@ -23,7 +23,7 @@ result=0
 run_tests() {
   local report
   report=$(mktemp)
-  "${fixed_addresses[@]}" ctest --preset "$1" -j 2 --output-junit "$report" "${@:2}" || result=$?
+  "${fixed_addresses[@]}" ctest --preset "$1" --output-junit "$report" "${@:2}" || result=$?
   # GoogleTest gives the reason behind a line that ends with "Skipped"; other programs in a line.
   awk -F'"' '
     /<testcase / { name = $2; skipped = 0; reason = "" }
