@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Replays success and failure with real processes, says what one sees, and fails if reality differs.
-#   scripts/demo.sh           without a stop, 15 s
+#   scripts/demo.sh           without a stop, 10 s
 #   scripts/demo.sh --step    waits for Enter before each step
 # env PORT_A, PORT_B: ports, free ones by default. env PRESET: the build that is shown, release by default.
 set -euo pipefail

@@ -4,7 +4,7 @@
 #   scripts/run.sh b [flags...]      Service B, in another one
 #   scripts/run.sh                   both in one, until Ctrl+C; env PORT_A (8080) and PORT_B (8081)
 #   scripts/run.sh faulty-upstream [flags...] MODE
-#                                    one that misbehaves in Service A's place; its modes: ... --help
+#                                    one that misbehaves in Service A's place; its modes: ... --list
 set -euo pipefail
 . "$(dirname "$0")/usage.sh"
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries what brings the services onto machines, with the real tools. Needs root, and says what it skips.
+# Tries what brings the services onto machines, with the real tools. package and containers need root. Says what it skips.
 #   scripts/test-deploy.sh [section...]     all of them unless some are named
 # Sections:
 #   package     builds the .deb, installs it in a clean Debian, boots that and uses its units
