@@ -57,7 +57,7 @@ CallFailure failure_of(int error, const SocketAddress& peer) {
 /// What connect(2) came to: an errno, or 0. Where nobody listens, the kernel may choose for our end
 /// the very port that we connect to, and the socket is connected to itself (RFC 9293, section 3.5).
 /// Such a one is reset, or it would leave the port in TIME_WAIT, where the peer cannot listen.
-int connect_error(int fd) {
+int error_of_connect(int fd) {
   sockaddr_storage ours{};
   sockaddr_storage theirs{};
   socklen_t size = sizeof ours;
@@ -80,13 +80,16 @@ int connect_error(int fd) {
 /// A connection to the peer: a fiber has it for a call, or it is idle in a pool.
 class Client::UpstreamConnection final : public Watcher {
  public:
-  UpstreamConnection(Loop& loop, Pool& pool, std::chrono::milliseconds max_age)
-      : Watcher(loop), pool_(pool), max_age_(max_age) {}
+  /// Begins to connect.
+  UpstreamConnection(Loop& loop, Pool& pool, std::chrono::milliseconds max_age,
+                     const SocketAddress& address);
+  const SocketAddress& address() const { return address_; }
+  /// What that came to: an errno, 0, or EINPROGRESS as long as it is open.
+  int connect_error() const { return connect_error_; }
+  /// Who is resumed when something happens.
+  void set_waiting(Fiber* fiber) { waiting_ = fiber; }
 
-  /// Returns an errno, or 0; ETIMEDOUT at the deadline.
-  int connect(const SocketAddress& address, Clock::time_point deadline);
-
-  /// The same, for sending all of `text`.
+  /// Sends all of `text`. Returns an errno, or 0; ETIMEDOUT at the deadline.
   int send(std::string_view text, Clock::time_point deadline);
 
   /// Adds what arrives next to `in`. Returns an errno, or 0; `ended`: the peer has closed its side.
@@ -94,9 +97,13 @@ class Client::UpstreamConnection final : public Watcher {
 
   bool usable() const;
   bool reused() const { return reused_; }
-  void take() { reused_ = true; }
+  void take() {
+    reused_ = true;
+    idle_ = false;
+  }
   /// Back into the pool, until it is too old.
   void keep() {
+    idle_ = true;
     set_deadline(connected_at_ + max_age_);
     pool_.push_back(this);
   }
@@ -113,11 +120,14 @@ class Client::UpstreamConnection final : public Watcher {
 
   Pool& pool_;
   const std::chrono::milliseconds max_age_;
+  const SocketAddress address_;
+  int connect_error_ = EINPROGRESS;
   Fiber* waiting_ = nullptr;
   bool expired_ = false;   // the deadline of the wait has passed
   bool readable_ = false;  // recv(2) may have something
   bool hung_up_ = false;   // the peer's end, or an error, is still to be received
   bool reused_ = false;
+  bool idle_ = false;  // in the pool
   Clock::time_point connected_at_;
 };
 
@@ -134,8 +144,12 @@ bool Client::UpstreamConnection::wait(Clock::time_point deadline) {
 void Client::UpstreamConnection::on_events(std::uint32_t events) {
   hung_up_ = hung_up_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
   readable_ = readable_ || hung_up_ || (events & EPOLLIN) != 0;
+  if (connect_error_ == EINPROGRESS) {
+    connect_error_ = error_of_connect(fd());
+    connected_at_ = Clock::now();
+  }
   if (waiting_ != nullptr) return waiting_->resume();
-  if (!usable()) retire();  // it is idle
+  if (idle_ && !usable()) retire();
 }
 
 void Client::UpstreamConnection::on_deadline() {
@@ -144,22 +158,28 @@ void Client::UpstreamConnection::on_deadline() {
   waiting_->resume();
 }
 
-int Client::UpstreamConnection::connect(const SocketAddress& address, Clock::time_point deadline) {
+Client::UpstreamConnection::UpstreamConnection(Loop& loop, Pool& pool,
+                                               std::chrono::milliseconds max_age,
+                                               const SocketAddress& address)
+    : Watcher(loop),
+      pool_(pool),
+      max_age_(max_age),
+      address_(address),
+      connected_at_(Clock::now()) {
   const int made =
       ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (made < 0) return errno;
+  if (made < 0) {
+    connect_error_ = errno;
+    return;
+  }
   const int on = 1;
   setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   const bool connected =
       ::connect(made, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0;
-  const int error = connected ? connect_error(made) : errno;
+  const int error = connected ? error_of_connect(made) : errno;
+  if (error != EINTR) connect_error_ = error;  // interrupted, it goes on: connect(2)
   // Only now: for epoll, a socket that is not connected yet has hung up.
-  if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) return errno;
-  connected_at_ = Clock::now();
-  if (error != EINPROGRESS && error != EINTR) return error;
-  if (!wait(deadline)) return ETIMEDOUT;
-  connected_at_ = Clock::now();
-  return connect_error(fd());
+  if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) connect_error_ = errno;
 }
 
 int Client::UpstreamConnection::send(std::string_view text, Clock::time_point deadline) {
@@ -374,6 +394,32 @@ Client::UpstreamConnection* Client::take_idle(Pool& pool) {
   return nullptr;
 }
 
+/// The connections that a call has begun to make. Those that are left at the end are not needed.
+struct Client::Attempts : std::vector<UpstreamConnection*> {
+  ~Attempts() {
+    for (auto* const each : *this) each->retire();
+  }
+  /// Returns whether one has come to an end before `time`.
+  bool wait_until(Clock::time_point time) const {
+    for (auto* const each : *this) each->set_waiting(&Fiber::current());
+    const bool ended = Fiber::suspend_until(time);
+    for (auto* const each : *this) each->set_waiting(nullptr);
+    return ended;
+  }
+  /// Takes one out that has come to an end; nullptr where there is none.
+  UpstreamConnection* take_ended() {
+    const auto found = std::ranges::find_if(
+        *this, [](const auto* each) { return each->connect_error() != EINPROGRESS; });
+    if (found == end()) return nullptr;
+    auto* const ended = *found;
+    erase(found);
+    return ended;
+  }
+};
+
+/// As in RFC 8305, section 5: where an address does not answer, the next one is tried beside it.
+/// Each is tried twice, for a lost packet must not cost the call: TCP itself would send it again
+/// after a second (RFC 6298, section 2).
 std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& pool,
                                                                        Clock::time_point deadline) {
   struct Candidate {
@@ -381,6 +427,8 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
     int tries = 2;  // that are left
   };
   std::vector<Candidate> candidates;
+  Attempts attempts;
+  auto next_try = Clock::now();
   CallFailure failure{CallError::kTimeout, "looking the name up"};
   auto found = resolve(deadline);
   if (found) failure = {CallError::kDnsFailure, found->error};
@@ -390,38 +438,38 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
         candidates.push_back({address});
       }
     }
+    while (auto* const ended = attempts.take_ended()) {
+      const int error = ended->connect_error();
+      if (error == 0) return ended;
+      const auto latest = failure_of(error, ended->address());
+      std::ranges::find(candidates, ended->address(), &Candidate::address)->tries = 0;
+      ended->retire();
+      // Addresses without a route come last, and must not hide what the others came to.
+      if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
+        failure = latest;
+      }
+    }
     const auto now = Clock::now();
+    if (now >= deadline) break;
     const auto next = std::ranges::max_element(candidates, {}, &Candidate::tries);  // the first one
-    if (next != candidates.end() && next->tries > 0) {
-      // One that swallows packets must not use up the time of the others. Nor may one lost packet,
-      // which TCP itself would send again after a second (RFC 6298, section 2): so each address is
-      // tried twice.
+    const bool has_next = next != candidates.end() && next->tries > 0;
+    if (has_next && (attempts.empty() || now >= next_try)) {
       const auto left = std::ranges::count_if(candidates, std::identity(), &Candidate::tries) +
                         (next->tries == 2 ? 1 : 0) + (found->complete ? 0 : 1);
-      auto& connection =
-          Fiber::current().loop().emplace<UpstreamConnection>(pool, options_.max_age);
-      const int error = connection.connect(next->address, now + (deadline - now) / left);
-      if (error == 0) return &connection;
-      connection.retire();
-      if (error == ETIMEDOUT) {
-        --next->tries;
-        failure = {CallError::kTimeout, "connecting"};
-      } else {
-        next->tries = 0;
-        const auto latest = failure_of(error, next->address);
-        // Addresses without a route come last, and must not hide what the others came to.
-        if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
-          failure = latest;
-        }
-      }
-    } else if (found->complete || failure.error != CallError::kUnreachable || now >= deadline) {
-      break;
-    } else {
-      // There is no route to one family; the addresses of the other may be on their way.
-      Fiber::suspend_until(std::min(deadline, now + kLookUpPause));
+      next_try = now + std::max<Clock::duration>((deadline - now) / left, options_.budget / 10);
+      --next->tries;
+      attempts.push_back(&Fiber::current().loop().emplace<UpstreamConnection>(
+          pool, options_.max_age, next->address));
+      continue;
     }
-    if (!found->complete) found = resolve(deadline);
+    if (attempts.empty() && (found->complete || failure.error != CallError::kUnreachable)) break;
+    // There may be no route to one family while the addresses of the other are on their way.
+    const auto until = has_next ? next_try : found->complete ? deadline : now + kLookUpPause;
+    if (!attempts.wait_until(std::min(until, deadline)) && !found->complete) {
+      found = resolve(deadline);
+    }
   }
+  if (!attempts.empty()) failure = {CallError::kTimeout, "connecting"};
   return failure;
 }
 

@@ -70,6 +70,7 @@ class Client {
  private:
   class Call;
   class UpstreamConnection;
+  struct Attempts;
   using Pool = std::vector<UpstreamConnection*>;  // idle, newest last
 
   Answer get_in_time(httplib::Request& request, Clock::time_point deadline);

@@ -15,6 +15,8 @@ namespace common::http {
 namespace {
 
 constexpr std::chrono::milliseconds kPatience{25};
+constexpr std::size_t kMaxAddresses =
+    32;  // a name may have thousands, and no call has time for more
 
 Resolution get_addresses(const std::string& host, std::uint16_t port, int family, int flags = 0) {
   addrinfo hints{};
@@ -27,7 +29,8 @@ Resolution get_addresses(const std::string& host, std::uint16_t port, int family
   if (status != 0) return {{}, gai_strerror(status)};
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(list, &freeaddrinfo);
   Resolution found;
-  for (const auto* each = list; each != nullptr; each = each->ai_next) {
+  for (const auto* each = list; each != nullptr && found.addresses.size() < kMaxAddresses;
+       each = each->ai_next) {
     auto& address = found.addresses.emplace_back();
     address.size = each->ai_addrlen;
     std::memcpy(&address.storage, each->ai_addr, each->ai_addrlen);

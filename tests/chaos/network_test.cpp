@@ -188,6 +188,40 @@ TEST_F(NetworkFault, AnAddressThatSwallowsPacketsLeavesTimeForTheNextOne) {
   expect_right_answer(b.port());
 }
 
+// One that is far away, or that lost a packet, must have the time to answer while others are tried.
+TEST_F(NetworkFault, AnAddressThatIsSlowIsNotGivenUpForTheOthers) {
+  auto a = start_a();
+  std::string hosts = std::string(Network::kAddressA) + " service-a.test\n";
+  for (int i = 0; i < 8; ++i) {
+    const auto silent = "10.213.77." + std::to_string(100 + i);
+    network_->silence("b", silent);
+    hosts += silent + " service-a.test\n";
+  }
+  network_->set_etc("b", "hosts", hosts);
+  auto b = start_b("service-a.test", a.port(), "--timeout=5s");
+  network_->silence("b", Network::kAddressA);
+  auto call = std::async(std::launch::async,
+                         [&] { return get(b.port(), "/call-echo?msg=one", {}, kPatience); });
+  std::this_thread::sleep_for(milliseconds(700));  // by then the next one is being tried
+  network_->unsilence("b", Network::kAddressA);
+  const auto result = call.get();  // TCP sends the first packet again after a second
+  EXPECT_EQ(result.status(), 200) << result.error;
+  EXPECT_LT(result.elapsed, milliseconds(2'000));
+}
+
+TEST_F(NetworkFault, ThousandsOfAddressesCostNoTime) {
+  std::string hosts;
+  for (int i = 0; i < 2'000; ++i) {
+    hosts += "127.1." + std::to_string(i / 250) + "." + std::to_string(i % 250) + " many.test\n";
+  }
+  network_->set_etc("b", "hosts", hosts);
+  auto b = start_b("many.test", 9);
+  expect_reason(b, "connection_refused");
+  const auto result = get(b.port(), "/call-echo?msg=one");
+  EXPECT_EQ(result.status(), 503);
+  EXPECT_LT(result.elapsed, milliseconds(500));
+}
+
 TEST_F(NetworkFault, ANameServerThatHangsCostsNoThreadNoTimeAndNoStop) {
   silent_ = true;
   auto b = start_b("service-a.test", 9);
