@@ -47,9 +47,9 @@ sigset_t stop_signals() {
 }
 
 /// From now on they end the process. The default action might not: process 1 has none.
-void end_at_once(const sigset_t& signals) {
+void end_at_once(const sigset_t& signals, void (*end)(int)) {
   for (const int each : {SIGTERM, SIGINT, SIGHUP}) {
-    if (sigismember(&signals, each) == 1) std::signal(each, [](int got) { _exit(128 + got); });
+    if (sigismember(&signals, each) == 1) std::signal(each, end);
   }
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
@@ -129,7 +129,9 @@ int check_health(const std::string& name, const Options& options) {
   for (const auto& host : own_hosts(options.host)) {
     too_late = name + ": " + failure(host) + "no answer within 2s\n";
     const httplib::Headers headers{{"Host", http::BaseUrl{host, port}.authority()}};
-    const auto answer = httplib::Client(host, port).Get("/health", headers);
+    httplib::Client client(host, port);
+    client.set_connection_timeout(500ms);  // a firewall may swallow what goes to one of them
+    const auto answer = client.Get("/health", headers);
     if (answer && answer->status == 200) return 0;
     why = failure(host) + (answer ? "status " + std::to_string(answer->status)
                            : answer.error() == httplib::Error::Connection ? "cannot connect"
@@ -181,7 +183,7 @@ int Service::run(const std::vector<LogField>& configuration) {
   http::Server::Addresses addresses;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
   const auto signals = stop_signals();
-  end_at_once(signals);  // the look-up of a host's name may take long
+  end_at_once(signals, [](int) { _exit(0); });  // the look-up of a host's name may take long
   try {
     addresses = server_.bind(systemd::inherited_socket());
   } catch (const http::BindError& error) {
@@ -203,7 +205,7 @@ int Service::run(const std::vector<LogField>& configuration) {
 
   const auto list = [](const std::vector<http::BaseUrl>& urls) {
     std::string text;
-    for (const auto& url : urls) text += (text.empty() ? "" : ",") + url.address();
+    for (const auto& url : urls) text.append(text.empty() ? "" : ",").append(url.address());
     return text;
   };
   std::vector<LogField> fields{{"version", PROJECT_VERSION},
@@ -234,7 +236,7 @@ int Service::run(const std::vector<LogField>& configuration) {
       systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
-  end_at_once(signals);  // a second one
+  end_at_once(signals, [](int second) { _exit(128 + second); });
   log_.event(spdlog::level::info, "stopping",
              {{"signal", std::string("SIG") + sigabbrev_np(signal)},
               {"connections", std::to_string(server_.open_connections()), true}});

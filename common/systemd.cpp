@@ -29,7 +29,12 @@ void notify(std::string_view state) {
   const auto size = std::string_view(path).copy(address.sun_path, sizeof address.sun_path);
   if (path[0] == '@') address.sun_path[0] = '\0';  // unix(7): an abstract address
   // Kept open: clients that use up all descriptors must not silence the watchdog.
-  static const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  static const int fd = [] {
+    const int made = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const timeval limit{1, 0};  // seconds: one that does not read must not hold the service up
+    setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    return made;
+  }();
   ::sendto(fd, state.data(), state.size(), MSG_NOSIGNAL,
            reinterpret_cast<const sockaddr*>(&address),
            static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + size));
