@@ -84,7 +84,7 @@ class Client::UpstreamConnection final : public Watcher {
   UpstreamConnection(Loop& loop, Pool& pool, std::chrono::milliseconds max_age,
                      const SocketAddress& address);
   const SocketAddress& address() const { return address_; }
-  /// What that came to: an errno, 0, or EINPROGRESS as long as it is open.
+  /// What that came to: an errno, 0, or EINPROGRESS while it is under way.
   int connect_error() const { return connect_error_; }
   /// Who is resumed when something happens.
   void set_waiting(Fiber* fiber) { waiting_ = fiber; }
@@ -131,6 +131,30 @@ class Client::UpstreamConnection final : public Watcher {
   Clock::time_point connected_at_;
 };
 
+Client::UpstreamConnection::UpstreamConnection(Loop& loop, Pool& pool,
+                                               std::chrono::milliseconds max_age,
+                                               const SocketAddress& address)
+    : Watcher(loop),
+      pool_(pool),
+      max_age_(max_age),
+      address_(address),
+      connected_at_(Clock::now()) {
+  const int made =
+      ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (made < 0) {
+    connect_error_ = errno;
+    return;
+  }
+  const int on = 1;
+  setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  const bool connected =
+      ::connect(made, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0;
+  const int error = connected ? error_of_connect(made) : errno;
+  if (error != EINTR) connect_error_ = error;  // interrupted, it goes on: connect(2)
+  // Only now: for epoll, a socket that is not connected yet has hung up.
+  if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) connect_error_ = errno;
+}
+
 /// Returns whether something has happened before the deadline.
 bool Client::UpstreamConnection::wait(Clock::time_point deadline) {
   set_deadline(deadline);
@@ -156,30 +180,6 @@ void Client::UpstreamConnection::on_deadline() {
   if (waiting_ == nullptr) return retire();
   expired_ = true;
   waiting_->resume();
-}
-
-Client::UpstreamConnection::UpstreamConnection(Loop& loop, Pool& pool,
-                                               std::chrono::milliseconds max_age,
-                                               const SocketAddress& address)
-    : Watcher(loop),
-      pool_(pool),
-      max_age_(max_age),
-      address_(address),
-      connected_at_(Clock::now()) {
-  const int made =
-      ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (made < 0) {
-    connect_error_ = errno;
-    return;
-  }
-  const int on = 1;
-  setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  const bool connected =
-      ::connect(made, reinterpret_cast<const sockaddr*>(&address.storage), address.size) == 0;
-  const int error = connected ? error_of_connect(made) : errno;
-  if (error != EINTR) connect_error_ = error;  // interrupted, it goes on: connect(2)
-  // Only now: for epoll, a socket that is not connected yet has hung up.
-  if (!watch(made, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) connect_error_ = errno;
 }
 
 int Client::UpstreamConnection::send(std::string_view text, Clock::time_point deadline) {
@@ -394,7 +394,7 @@ Client::UpstreamConnection* Client::take_idle(Pool& pool) {
   return nullptr;
 }
 
-/// The connections that a call has begun to make. Those that are left at the end are not needed.
+/// The connections that a call has begun to make. Closes those that are left.
 struct Client::Attempts : std::vector<UpstreamConnection*> {
   ~Attempts() {
     for (auto* const each : *this) each->retire();
