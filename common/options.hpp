@@ -11,8 +11,8 @@
 #include "common/http/url.hpp"
 #include "common/log.hpp"
 
-namespace CLI {
-class App;  // takes seconds to compile
+namespace CLI {  // NOLINT(readability-identifier-naming)
+class App;       // takes seconds to compile
 }
 
 namespace common {

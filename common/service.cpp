@@ -61,6 +61,9 @@ void prepare_process() {
   while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);  // the lowest free one
   if (fd >= 0) close(fd);
 
+  // resolv.conf(5): a name server that does not answer is asked each second, not each five.
+  setenv("RES_OPTIONS", "timeout:1 attempts:5", 0);
+
   const auto signals = stop_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A reader of our log that ends, or a limit of its size, must not end us. As process 1 of a

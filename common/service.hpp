@@ -12,7 +12,8 @@ namespace common {
 
 /// To be called first in a process, while it has one thread. Descriptors 0 to 2 that are closed
 /// become /dev/null, or the next sockets would take their places and get what is printed. The stop
-/// signals (SIGTERM, SIGINT, SIGHUP) are blocked for Service::run() to take.
+/// signals (SIGTERM, SIGINT, SIGHUP) are blocked for Service::run() to take. Name servers are asked
+/// again each second, unless RES_OPTIONS says otherwise.
 void prepare_process();
 
 /// Raises the limit of open files as far as it goes, and lowers `options.max_connections` and

@@ -41,7 +41,7 @@ echo "Service A [A] on port $port_a, Service B [B] on port $port_b. Ctrl+C stops
 echo "Look at http://127.0.0.1:$port_b/ in a browser, or try, in another terminal:"
 echo
 echo "    curl \"http://127.0.0.1:$port_b/call-echo?msg=hello\""
-echo "    kill \$(pidof service-a)     # and ask again; then scripts/run.sh a brings it back"
+echo "    kill \$(pidof service-a)     # and ask again; then scripts/run.sh a${PORT_A:+ --port=$PORT_A} brings it back"
 echo
 
 stopping=false

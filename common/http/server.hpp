@@ -44,7 +44,7 @@ using BindError = std::system_error;
 /// so that a few idle clients hold up everybody, and its parser accepts heads that two readers
 /// understand differently. Here
 /// - sockets, request framing, deadlines, limits and the drain are ours: an idle or dripping client
-///   is an entry in an epoll, some 400 bytes;
+///   is an entry in an epoll, some 320 bytes;
 /// - a complete and valid head starts a fiber, which runs httplib::Server::process_request():
 ///   routing, the call of the handler and the bytes of the answer are cpp-httplib's.
 ///

@@ -256,6 +256,18 @@ TEST_F(NetworkFault, ALookUpGoesOnForLaterCalls) {
   EXPECT_EQ(call_at_once(b), std::vector<int>(8, 200));
 }
 
+// glibc would do so after five seconds.
+TEST_F(NetworkFault, ANameServerThatWasSilentIsAskedAgainAfterASecond) {
+  network_->set_etc("b", "resolv.conf", "nameserver 127.0.0.1\n");
+  silent_ = true;
+  auto a = start_a();
+  auto b = start_b("service-a.test", a.port(), "--timeout=3s");
+  auto call = std::async(std::launch::async, [&] { return get(b.port(), "/call-echo?msg=one"); });
+  ASSERT_TRUE(eventually([&] { return server_->queries() > 2; }));  // both families, and each apart
+  silent_ = false;
+  EXPECT_EQ(call.get().status(), 200);
+}
+
 // Connections to A are renewed every two seconds, so each caller needs an address again and again.
 TEST_F(NetworkFault, ANameServerThatDiesUnderLoadFailsNoCall) {
   auto a = start_a();
