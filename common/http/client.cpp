@@ -97,13 +97,9 @@ class Client::UpstreamConnection final : public Watcher {
 
   bool usable() const;
   bool reused() const { return reused_; }
-  void take() {
-    reused_ = true;
-    idle_ = false;
-  }
+  void take() { reused_ = true; }
   /// Back into the pool, until it is too old.
   void keep() {
-    idle_ = true;
     set_deadline(connected_at_ + max_age_);
     pool_.push_back(this);
   }
@@ -127,7 +123,6 @@ class Client::UpstreamConnection final : public Watcher {
   bool readable_ = false;  // recv(2) may have something
   bool hung_up_ = false;   // the peer's end, or an error, is still to be received
   bool reused_ = false;
-  bool idle_ = false;  // in the pool
   Clock::time_point connected_at_;
 };
 
@@ -173,7 +168,8 @@ void Client::UpstreamConnection::on_events(std::uint32_t events) {
     connected_at_ = Clock::now();
   }
   if (waiting_ != nullptr) return waiting_->resume();
-  if (idle_ && !usable()) retire();
+  const bool idle = std::ranges::find(pool_, this) != pool_.end();
+  if (idle && !usable()) retire();
 }
 
 void Client::UpstreamConnection::on_deadline() {
@@ -456,6 +452,7 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
     if (has_next && (attempts.empty() || now >= next_try)) {
       const auto left = std::ranges::count_if(candidates, std::identity(), &Candidate::tries) +
                         (next->tries == 2 ? 1 : 0) + (found->complete ? 0 : 1);
+      // Many addresses make not more than ten connections at a time.
       next_try = now + std::max<Clock::duration>((deadline - now) / left, options_.budget / 10);
       --next->tries;
       attempts.push_back(&Fiber::current().loop().emplace<UpstreamConnection>(

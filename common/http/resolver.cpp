@@ -15,8 +15,7 @@ namespace common::http {
 namespace {
 
 constexpr std::chrono::milliseconds kPatience{25};
-constexpr std::size_t kMaxAddresses =
-    32;  // a name may have thousands, and no call has time for more
+constexpr std::size_t kMaxAddresses = 32;  // a name may have thousands: no call has time for more
 
 Resolution get_addresses(const std::string& host, std::uint16_t port, int family, int flags = 0) {
   addrinfo hints{};
