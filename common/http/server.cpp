@@ -244,7 +244,9 @@ void Server::start() {
     listeners_.push_back(&loops_.front()->emplace<Listener>(*this, *port, fd));
   }
   try {
-    for (const auto& loop : loops_) threads_.emplace_back([&loop] { loop->run(); });
+    // The one that accepts is the last: a client that is answered has met a whole server.
+    for (auto loop = loops_.rbegin(); loop != loops_.rend(); ++loop)
+      threads_.emplace_back([&loop = *loop] { loop->run(); });
   } catch (const std::system_error&) {
     end_threads();
     throw;
