@@ -165,15 +165,15 @@ void Callers::call(Caller& caller) {
     const auto response = connection.read_response(options_.limit + kFarTooLate);
     const auto duration = std::chrono::duration_cast<microseconds>(Clock::now() - start);
     if (response) {
-      judge(caller, msg, id, *response, duration, lost);
+      judge(caller, msg, id, response, duration, lost);
       // What is asked of /health is to accept as well.
-      if (response->header("connection") == "close" || options_.path == "/health") {
+      if (response.header("connection") == "close" || options_.path == "/health") {
         caller.connection.reset();
       }
       return;
     }
 
-    const auto error = connection.error();
+    const auto error = response.error;
     const bool nothing_came = connection.unread().empty();
     caller.connection.reset();
     if (error.starts_with("timeout") || !nothing_came || options_.stops == Stops::kNever) {

@@ -94,7 +94,7 @@ TEST_P(Configuration, ThePortComesFromFlagOrEnvironment) {
   const auto environment = "PORT=" + std::to_string(taken.port());
   EXPECT_EQ(run(binary, {}, {.environment = {environment}}).code, 1);
   Service by_flag(binary, {"--port=0"}, {.environment = {environment}});
-  EXPECT_EQ(get(by_flag.port(), "/health").status(), 200);
+  EXPECT_EQ(get(by_flag.port(), "/health").status, 200);
 }
 
 TEST_P(Configuration, TheLogFormatAndLevelComeFromFlagOrEnvironment) {
@@ -108,11 +108,11 @@ TEST_P(Configuration, TheLogFormatAndLevelComeFromFlagOrEnvironment) {
 
 TEST_P(Configuration, TheHostIsTheOnlyAddressThatIsListenedOn) {
   Service service(binary, {"--host=127.0.0.2"});
-  EXPECT_TRUE(Connection(service.port(), "127.0.0.2").connected());
-  EXPECT_FALSE(Connection(service.port(), "127.0.0.1").connected());
+  EXPECT_TRUE(Connection(service.port(), {.host = "127.0.0.2"}).connected());
+  EXPECT_FALSE(Connection(service.port()).connected());
   Service everywhere(binary, {"--host=0.0.0.0"});
-  EXPECT_TRUE(Connection(everywhere.port(), "127.0.0.2").connected());
-  EXPECT_TRUE(Connection(everywhere.port(), "127.0.0.1").connected());
+  EXPECT_TRUE(Connection(everywhere.port(), {.host = "127.0.0.2"}).connected());
+  EXPECT_TRUE(Connection(everywhere.port()).connected());
 }
 
 TEST_P(Configuration, TheHostOfAllIpv6AddressesIsThatOfAllIpv4AddressesToo) {
@@ -225,7 +225,7 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
     EXPECT_EQ(admin.code, 1);
     EXPECT_NE(admin.err.find("sport = :" + text), std::string::npos) << admin.err;
   }
-  EXPECT_EQ(get(first.port(), "/health").status(), 200);
+  EXPECT_EQ(get(first.port(), "/health").status, 200);
 }
 
 TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {
@@ -235,13 +235,13 @@ TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {
   const std::string own = is_a ? "/echo" : "/";
   for (const auto& [path, on_main, on_admin] : std::vector<std::tuple<std::string, int, int>>{
            {"/health", 200, 200}, {"/ready", 200, 200}, {"/metrics", 404, 200}, {own, 200, 404}}) {
-    EXPECT_EQ(get(service.port(), path).status(), on_main) << path;
-    EXPECT_EQ(get(admin, path).status(), on_admin) << path;
+    EXPECT_EQ(get(service.port(), path).status, on_main) << path;
+    EXPECT_EQ(get(admin, path).status, on_admin) << path;
   }
   std::vector<Connection> crowd;
   for (int i = 0; i < 20; ++i) crowd.emplace_back(service.port());
-  EXPECT_TRUE(eventually([&] { return get(service.port(), "/health").status() == 503; }));
-  EXPECT_EQ(get(admin, "/health").status(), 200);
+  EXPECT_TRUE(eventually([&] { return get(service.port(), "/health").status == 503; }));
+  EXPECT_EQ(get(admin, "/health").status, 200);
   // It is what --check asks.
   const auto port = "--port=" + std::to_string(service.port());
   EXPECT_EQ(run(binary, {port, "--admin-port=" + std::to_string(admin), "--check"}).code, 0);
@@ -294,7 +294,7 @@ TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
     for (int i = 0; i < lowered; ++i) {
       ASSERT_EQ(ask(connections.emplace_back(service.port()), kHealth).status, 200) << i;
     }
-    EXPECT_EQ(get(service.port(), "/health").status(), 503);
+    EXPECT_EQ(get(service.port(), "/health").status, 503);
   }
 }
 
@@ -302,7 +302,7 @@ TEST_P(Configuration, SixtyFourFilesAreEnoughForBothPorts) {
   Service service(binary, {"--admin-port=0"}, {.max_open_files = 64});
   const auto line = start_line(service);
   const auto admin = static_cast<std::uint16_t>(std::stoi(value(line, "admin_port")));
-  for (const auto port : {service.port(), admin}) EXPECT_EQ(get(port, "/ready").status(), 200);
+  for (const auto port : {service.port(), admin}) EXPECT_EQ(get(port, "/ready").status, 200);
 }
 
 TEST_P(Configuration, MaxConnectionsThatFitAreLeftAlone) {

@@ -209,7 +209,7 @@ TEST(Connections, EndAtAStopOnlyWhenTheListenerIsClosed) {
       Connection connection(a.port());
       while (connection.send(kHealth)) {
         const auto response = connection.read_response();
-        if (!response || response->header("connection") == "close") break;
+        if (!response || response.header("connection") == "close") break;
         std::call_once(signalled, [&] { a.process().signal(SIGTERM); });
       }
       ++told;
@@ -229,7 +229,7 @@ TEST(Connections, WaitForARequestWhereverItIsCut) {
       ASSERT_TRUE(waiting.emplace_back(tested.port()).send(kHealth.substr(0, size)));
     }
     // All have been read once later requests are answered.
-    for (int i = 0; i < 20; ++i) EXPECT_EQ(get(tested.port(), "/health").status(), 200);
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(get(tested.port(), "/health").status, 200);
     for (std::size_t i = 0; i < waiting.size(); ++i) {
       EXPECT_FALSE(waiting[i].closed_by_peer(0ms)) << i;
       EXPECT_EQ(waiting[i].unread(), "") << kHealth.substr(0, i + 1);
@@ -341,7 +341,7 @@ TEST(Refusals, OfMoreThanMaxConnectionsAreReadableAndKeepNobodyElseOut) {
     // Those that were told so and stay all the same don't take the place that becomes free.
     inside.pop_back();
     const auto begin = Clock::now();
-    EXPECT_TRUE(eventually([&] { return get(tested.port(), "/health").status() == 200; }));
+    EXPECT_TRUE(eventually([&] { return get(tested.port(), "/health").status == 200; }));
     EXPECT_LT(Clock::now() - begin, kSanitized ? 3s : 500ms);
     for (auto& each : outside) EXPECT_TRUE(each.closed_by_peer());
   });
@@ -394,7 +394,7 @@ TEST_F(LateAnswers, MayComeToClientsThatAreLost) {
   EXPECT_TRUE(eventually([&] { return under_way(a) > 20 && under_way(b) > 20; }));
   EXPECT_TRUE(eventually([&] { return under_way(a) == 0 && under_way(b) == 0; }));
   for (auto* each : {&a, &b}) {
-    EXPECT_EQ(get(each->port(), "/health").status(), 200);
+    EXPECT_EQ(get(each->port(), "/health").status, 200);
     EXPECT_EQ(each->process().err(), "");
   }
 }

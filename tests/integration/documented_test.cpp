@@ -23,7 +23,7 @@ TEST(Documented, EachRouteIsInHelpReadmeAndPage) {
   const auto readme = read_file("README.md");
   const auto a = start_a();
   const auto b = start_b(a.url());
-  const auto page = get(b.port(), "/").response.value().body;
+  const auto page = get(b.port(), "/").body;
 
   ASSERT_TRUE(routes_of(a).contains("/echo"));
   for (const auto& route : routes_of(a)) {
@@ -40,7 +40,7 @@ TEST(Documented, EachRouteIsInHelpReadmeAndPage) {
 
 TEST(Documented, EachReasonIsInReadmePageAlertsAndDashboard) {
   const auto b = start_b("http://127.0.0.1:9");
-  const auto page = get(b.port(), "/").response.value().body;
+  const auto page = get(b.port(), "/").body;
   const auto alerts = read_file("deploy/observability/alerts.yml");
   const auto dashboard = read_file("deploy/observability/dashboard.json");
   const auto reasons = all_of(metrics_of(b.port()), R"re(error_type="([^"]+)")re");
@@ -64,7 +64,7 @@ TEST(Documented, EachFlagIsInReadme) {
 
 TEST(Documented, ThePageIsHtmlThatNothingElseMayRunIn) {
   const auto b = start_b("http://127.0.0.1:9", {"--timeout=250ms"});
-  const auto page = get(b.port(), "/").response.value();
+  const auto page = get(b.port(), "/");
   EXPECT_EQ(page.status, 200);
   EXPECT_EQ(page.header("content-type"), "text/html; charset=utf-8");
   EXPECT_EQ(page.header("cache-control"), "no-store");

@@ -70,14 +70,12 @@ Outcome run(const std::string& binary, const std::vector<std::string>& flags,
 // A port on 127.0.0.1 that nobody listens on, and nobody else can bind while this lives.
 class ClosedPort {
  public:
-  ClosedPort();
-  int fd() const { return fd_.get(); }
-  std::uint16_t port() const { return port_; }
-  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+  int fd() const { return socket_.fd.get(); }
+  std::uint16_t port() const { return socket_.port; }
+  std::string url() const { return "http://127.0.0.1:" + std::to_string(port()); }
 
  private:
-  UniqueFd fd_;
-  std::uint16_t port_ = 0;
+  BoundSocket socket_ = bind_socket(SOCK_STREAM);
 };
 
 // Listens, and accepts nobody.
@@ -98,7 +96,6 @@ Response ask(Connection& connection, std::string_view bytes, bool head = false);
 
 // What is promised of each JSON answer, whatever its status.
 void expect_json(const Response& response, int status, const std::string& body);
-void expect_json(const Result& result, int status, const std::string& body);
 
 // What of `response` does not depend on when it was made, for comparing two of them.
 Headers lasting_headers(Headers headers);

@@ -79,7 +79,7 @@ std::vector<Connection> connect(std::uint16_t port, std::size_t count,
 TEST(HostileClients, ThatIdleByTheThousandsSlowNobodyDownAndCostLittleMemory) {
   for_both({}, [](Tested& tested) {
     const auto pid = tested.service.process().pid();
-    for (int i = 0; i < 50; ++i) EXPECT_EQ(get(tested.port(), "/health").status(), 200);
+    for (int i = 0; i < 50; ++i) EXPECT_EQ(get(tested.port(), "/health").status, 200);
     const auto before = rss_kib(pid);
     auto idle = connect(tested.port(), 3'000);
     // Long enough to need a buffer, which must not be kept.
@@ -118,7 +118,7 @@ TEST(HostileClients, ThatNeverReadSlowNobodyDown) {
   for_both({}, [](Tested& tested) {
     const auto pid = tested.service.process().pid();
     // Warm, so that what grows is what the clients make grow.
-    for (int i = 0; i < 50; ++i) EXPECT_EQ(get(tested.port(), "/metrics").status(), 200);
+    for (int i = 0; i < 50; ++i) EXPECT_EQ(get(tested.port(), "/metrics").status, 200);
     const auto before = rss_kib(pid);
     std::string flood;
     for (int i = 0; i < 4'000; ++i) flood += request_text("/metrics");
@@ -174,7 +174,7 @@ TEST(ClientsThatTakeNothing, AreCutOffAfterTenSeconds) {
 TEST(HostileClients, ThatTakeAllFilesAreServedAsOthersLeaveAndMakeNothingSpin) {
   for_both({}, [](Tested& tested) {
     const auto pid = tested.service.process().pid();
-    EXPECT_EQ(get(tested.port(), "/health").status(), 200);
+    EXPECT_EQ(get(tested.port(), "/health").status, 200);
     const rlimit limit{40, 40};
     ASSERT_EQ(::prlimit(pid, RLIMIT_NOFILE, &limit, nullptr), 0);
     auto crowd = connect(tested.port(), 100);

@@ -114,7 +114,7 @@ struct TwoServices {
 
   void call(int status) const {
     const auto result = get(b.port(), "/call-echo?msg=hello", {}, kPatience);
-    EXPECT_EQ(result.status(), status) << result.error;
+    EXPECT_EQ(result.status, status) << result.error;
   }
   void calls(int count, int status) const {
     for (int i = 0; i < count; ++i) call(status);
@@ -173,17 +173,16 @@ class Prometheus {
  public:
   explicit Prometheus(const std::string& configuration)
       : process_(command(configuration)), port_(port_it_listens_on(process_)) {
-    EXPECT_TRUE(eventually([this] { return get(port_, "/-/ready").status() == 200; }, kPatience));
+    EXPECT_TRUE(eventually([this] { return get(port_, "/-/ready").status == 200; }, kPatience));
     // Enough points that a rate of what happens next is near the truth.
     EXPECT_TRUE(eventually([this] { return scrapes() >= 3; }, kPatience)) << process_.err();
   }
 
   // `data` in the answer of the API; null where it says no.
   json api(const std::string& target) const {
-    const auto result = get(port_, "/api/v1/" + target, {}, kPatience);
-    const auto answer = result.response ? result.response->json() : json();
-    if (answer.is_object() && answer.value("status", "") == "success") return answer.at("data");
-    ADD_FAILURE() << target << "\n" << (result.response ? result.response->body : result.error);
+    const auto response = get(port_, "/api/v1/" + target, {}, kPatience);
+    if (response.field("status") == "success") return response.json().at("data");
+    ADD_FAILURE() << target << "\n" << response.body << response.error;
     return {};
   }
 
@@ -385,10 +384,7 @@ TEST(Observability, AnAlertmanagerKeepsQuietAboutWhatIsExplained) {
     std::string target = "/api/v2/alerts?active=" + std::string(told ? "true" : "false");
     target += told ? "&inhibited=false" : "&inhibited=true";
     for (const auto& label : labels) target += "&filter=" + percent_encode(label);
-    const auto is_so = [&] {
-      const auto result = get(port, target, {}, kPatience);
-      return result.response && result.response->json().size() == 1;
-    };
+    const auto is_so = [&] { return get(port, target, {}, kPatience).json().size() == 1; };
     EXPECT_TRUE(eventually(is_so, kPatience)) << testing::PrintToString(labels);
   }
 }

@@ -17,7 +17,7 @@ void expect_success(const Service& b) {
 // That B answers 503 for `reason` within 50 ms of `budget`, and says so in its log; and that it
 // lives: /health is answered, and it is the same process.
 void expect_unavailable(Service& b, const std::string& reason, milliseconds budget) {
-  std::array<Result, 5> results;
+  std::array<Response, 5> results;
   const auto timings = time_at_once(results.size(), [&](std::size_t i) {
     const auto start = Clock::now();
     results.at(i) = get(b.port(), kCall);
@@ -25,17 +25,17 @@ void expect_unavailable(Service& b, const std::string& reason, milliseconds budg
   });
   expect_in_time(timings, budget + 50ms, reason);
   for (const auto& result : results) {
-    ASSERT_EQ(result.status(), 503) << result.error;
-    EXPECT_EQ(result.response->field("service_b"), "ok");
-    EXPECT_EQ(result.response->field("service_a"), "unavailable");
-    EXPECT_EQ(result.response->field("reason"), reason);
-    const auto line = line_of(b.process(), *result.response);
+    ASSERT_EQ(result.status, 503) << result.error;
+    EXPECT_EQ(result.field("service_b"), "ok");
+    EXPECT_EQ(result.field("service_a"), "unavailable");
+    EXPECT_EQ(result.field("reason"), reason);
+    const auto line = line_of(b.process(), result);
     EXPECT_EQ(value(line, "level"), "error");
     EXPECT_EQ(value(line, "service"), "service-b");
     EXPECT_EQ(value(line, "endpoint"), "/call-echo");
     EXPECT_EQ(value(line, "status"), "503");
     EXPECT_EQ(value(line, "reason"), reason);
-    EXPECT_EQ(value(line, "error"), result.response->field("error"));
+    EXPECT_EQ(value(line, "error"), result.field("error"));
     EXPECT_GE(std::stod(value(line, "latency_ms")), static_cast<double>(budget.count()));
   }
   expect_json(get(b.port(), "/health"), 200, kOk);
@@ -55,7 +55,7 @@ TEST(Proof, BothLogTheRequestWithTheSameId) {
   auto a = start_a();
   auto b = start_b(a.url());
   const auto result = get(b.port(), kCall, {{"X-Request-ID", "proof-1"}});
-  ASSERT_EQ(result.status(), 200);
+  ASSERT_EQ(result.status, 200);
   for (const auto& [service, name, endpoint] :
        {std::tuple{&a, "service-a", "/echo"}, {&b, "service-b", "/call-echo"}}) {
     const auto line = line_with(service->process(), "request_id", "proof-1");

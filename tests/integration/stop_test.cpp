@@ -58,7 +58,7 @@ TEST_P(Stop, EndsWithCode0AndALine) {
   for (const int number : kStopSignals) {
     SCOPED_TRACE(::strsignal(number));
     auto service = start();
-    ASSERT_EQ(get(service.port(), "/health").status(), 200);
+    ASSERT_EQ(get(service.port(), "/health").status, 200);
     signal(service, number);
     EXPECT_EQ(service.process().wait(kPatience), 0);
     EXPECT_EQ(service.process().err(), "");
@@ -81,10 +81,10 @@ TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelayUntilASecondSignalEndsItAtOnc
     Connection kept(service.port());
     ask(kept, kHealth);
     signal(service, SIGTERM);
-    ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status() == 503; }));
+    ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status == 503; }));
     const auto ready = get(service.port(), "/ready");
     expect_json(ready, 503, "{\"status\":\"draining\"}\n");
-    EXPECT_EQ(ready.response->header("connection"), "close");
+    EXPECT_EQ(ready.header("connection"), "close");
     for (const auto& [target, status] :
          std::vector<std::pair<std::string, int>>{{"/health", 200},
                                                   {"/metrics", 200},
@@ -92,8 +92,8 @@ TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelayUntilASecondSignalEndsItAtOnc
                                                   {"/nope", 404}}) {
       SCOPED_TRACE(target);
       const auto result = get(service.port(), target);
-      ASSERT_EQ(result.status(), status);
-      EXPECT_EQ(result.response->header("connection"), "close");
+      EXPECT_EQ(result.status, status);
+      EXPECT_EQ(result.header("connection"), "close");
     }
     // A connection from before the signal is served once more, and told.
     const auto last = ask(kept, kHealth);
@@ -110,7 +110,7 @@ TEST_P(Stop, IsNotCausedByOtherSignalsNorByOrphans) {
   auto service = start();
   for (const int number : {SIGUSR1, SIGUSR2, SIGPIPE, SIGCHLD}) {
     signal(service, number);
-    EXPECT_EQ(get(service.port(), "/health").status(), 200) << ::strsignal(number);
+    EXPECT_EQ(get(service.port(), "/health").status, 200) << ::strsignal(number);
   }
   if (is_process_1) {  // whose children orphans become
     const auto pid = pid_of(service);
@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(StopOfAService, IsNotCausedByAHangUpUnderNohup) {
   Service service("sh", {"-c", "trap '' HUP; exec \"$0\" \"$@\"", kServiceA, "--port=0"});
   service.process().signal(SIGHUP);
-  EXPECT_EQ(get(service.port(), "/health").status(), 200);
+  EXPECT_EQ(get(service.port(), "/health").status, 200);
   EXPECT_EQ(service.stop(), 0);
 }
 
@@ -250,7 +250,7 @@ TEST(StopWithWork, AtTheDrainTimeoutItEndsAndSaysSoAndNoLineIsLost) {
   Connection busy(b.port());
   busy.send(request_text(kCall));
   ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 1; }));
-  for (int i = 0; i < 100; ++i) ASSERT_EQ(get(b.port(), "/health").status(), 200);
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(get(b.port(), "/health").status, 200);
   ASSERT_EQ(b.stop(), 0);
   EXPECT_TRUE(busy.closed_by_peer());
   EXPECT_EQ(request_lines(b.process()).size(), 100U);

@@ -73,7 +73,7 @@ TEST_P(Systemd, IsToldWhenTheServiceIsReadyAndWhenItStops) {
     if (abstract) environment.insert(environment.end(), {"WATCHDOG_USEC=1000", "WATCHDOG_PID=1"});
     Service service(binary, {}, {.environment = environment});
     EXPECT_EQ(manager.next(), "READY=1");
-    EXPECT_EQ(get(service.port(), "/health").status(), 200);
+    EXPECT_EQ(get(service.port(), "/health").status, 200);
     EXPECT_EQ(manager.next(1500ms), "");
     service.process().signal(SIGTERM);
     EXPECT_EQ(manager.next(), "STOPPING=1");
@@ -115,7 +115,7 @@ TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
     EXPECT_EQ(service.port(), listener.port());
     EXPECT_EQ(value(start_line(service), "host"), "127.0.0.1");
     EXPECT_EQ(ask(early, "").status, 200);
-    EXPECT_EQ(get(listener.port(), "/health").status(), 200);
+    EXPECT_EQ(get(listener.port(), "/health").status, 200);
     EXPECT_EQ(service.stop(), 0);
   }
   Service other("sh", {"-c", "export LISTEN_PID=1; exec \"$0\" \"$@\"", binary, "--port=0"},

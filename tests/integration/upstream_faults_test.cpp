@@ -13,16 +13,10 @@ using namespace std::chrono_literals;
 
 const std::string kTimeoutFlag = "--timeout=300ms";
 
-void expect_right(const Result& result) { expect_json(result, 200, call_body("hello")); }
+void expect_right(const Response& response) { expect_json(response, 200, call_body("hello")); }
 
-// That `result` is the 503 for `reason`, in its answer and in its log line, which is returned.
-LogLine expect_unavailable(Service& b, const Result& result, const std::string& reason) {
-  if (result.status() != 503) {
-    ADD_FAILURE() << "not a 503 " << reason << ": "
-                  << (result.response ? result.response->head : result.error);
-    return {};
-  }
-  const auto& response = *result.response;
+// That `response` is the 503 for `reason`, as its log line, which is returned, is as well.
+LogLine expect_unavailable(Service& b, const Response& response, const std::string& reason) {
   const auto error = response.field("error");
   expect_json(response, 503,
               "{\"error\":" + quoted(error) + ",\"reason\":\"" + reason +
@@ -41,12 +35,9 @@ LogLine expect_unavailable(Service& b, const Result& result, const std::string& 
 
 // All on one connection: each thread of B has connections to A of its own, and these calls are all
 // on the same thread.
-Result call(Connection& client, const std::string& msg = "hello") {
-  Result result;
+Response call(Connection& client, const std::string& msg = "hello") {
   client.send(request_text("/call-echo?msg=" + percent_encode(msg)));
-  result.response = client.read_response(kPatience);
-  result.error = client.error();
-  return result;
+  return client.read_response(kPatience);
 }
 
 // --- every mode of the faulty upstream
@@ -81,7 +72,7 @@ std::vector<Timing> expect_right_verdicts(std::span<const Mode> modes, std::size
     upstream.set_mode(right_mode());
     expect_right(call(client));
   }
-  EXPECT_EQ(get(b.port(), "/health").status(), 200);
+  EXPECT_EQ(get(b.port(), "/health").status, 200);
   EXPECT_EQ(b.stop(), 0);
   EXPECT_EQ(b.process().err(), "");
   return timings;
@@ -120,10 +111,10 @@ TEST(ServiceBReasons, AreToldWhereThereIsNobodyToAsk) {
       EXPECT_EQ(value(line, "error"), sentence);
     }
     const auto head = get(b.port(), kCall, {}, kPatience, "HEAD");
-    ASSERT_EQ(head.status(), 503) << reason << head.error;
-    EXPECT_EQ(head.response->body, "") << reason;
-    EXPECT_FALSE(head.response->header("connection")) << "the client did nothing wrong";
-    EXPECT_EQ(value(line_of(b.process(), *head.response), "reason"), reason);
+    EXPECT_EQ(head.status, 503) << reason << head.error;
+    EXPECT_EQ(head.body, "") << reason;
+    EXPECT_FALSE(head.header("connection")) << "the client did nothing wrong";
+    EXPECT_EQ(value(line_of(b.process(), head), "reason"), reason);
     expect_json(get(b.port(), "/health"), 200, kOk);
     expect_json(get(b.port(), "/ready"), 200, kOk);
   }

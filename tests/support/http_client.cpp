@@ -1,6 +1,6 @@
 #include "support/http_client.hpp"
 
-#include <netinet/in.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -125,46 +125,21 @@ std::string Response::field(const std::string& key) const {
   return found->is_string() ? found->get<std::string>() : found->dump();
 }
 
-Connection::Connection(std::uint16_t port, std::string host)
-    : Connection(port, ConnectionOptions{.host = std::move(host)}) {}
-
 Connection::Connection(std::uint16_t port, const ConnectionOptions& options) {
-  const auto deadline = Clock::now() + options.connect_timeout;
   const auto address = ipv4_address(options.host, port);
-  if (!address) {
-    error_ = "not an IPv4 address: " + options.host;
+  UniqueFd fd(check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+  const auto set = [&fd](int level, int name, const auto& value) {
+    check(::setsockopt(fd.get(), level, name, &value, sizeof value), "setsockopt");
+  };
+  if (options.receive_buffer > 0) set(SOL_SOCKET, SO_RCVBUF, options.receive_buffer);
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  const auto ms = options.connect_timeout.count();
+  set(SOL_SOCKET, SO_SNDTIMEO, timeval{ms / 1000, ms % 1000 * 1000});  // connect(2) obeys it
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    error_ = std::string("connect: ") + std::strerror(errno == EINPROGRESS ? ETIMEDOUT : errno);
     return;
   }
-  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) {
-    error_ = std::string("socket: ") + std::strerror(errno);
-    return;
-  }
-  if (options.receive_buffer > 0) {
-    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &options.receive_buffer,
-                 sizeof options.receive_buffer);
-  }
-  const int one = 1;
-  ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-
-  int error = 0;
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
-    error = errno;
-  }
-  if (error == EINPROGRESS || error == EINTR) {
-    pollfd polled{fd.get(), POLLOUT, 0};
-    int ready = 0;
-    do {
-      ready = ::poll(&polled, 1, poll_timeout(deadline));
-    } while (ready < 0 && errno == EINTR);
-    error = ETIMEDOUT;
-    socklen_t size = sizeof error;
-    if (ready > 0) ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-  }
-  if (error != 0) {
-    error_ = std::string("connect: ") + std::strerror(error);
-    return;
-  }
+  check(::fcntl(fd.get(), F_SETFL, O_NONBLOCK), "fcntl");
   fd_ = std::move(fd);
 }
 
@@ -209,35 +184,34 @@ Connection::Fill Connection::fill(Clock::time_point deadline) {
   }
 }
 
-std::optional<Response> Connection::read_response(milliseconds timeout, bool head_request) {
-  if (!fd_) return std::nullopt;  // error_ has the reason since the connect
+Response Connection::read_response(milliseconds timeout, bool head_request) {
   const auto deadline = Clock::now() + timeout;
-  // A peer that sends for ever never lets fill() wait, so the clock is asked here as well; but only
-  // after what has already arrived was read once.
   Response response;
   std::size_t used = 0;
-  Fill filled = Fill::kData;
-  for (bool first = true;; first = false) {
-    const auto progress = parse(buffer_, filled == Fill::kClosed, head_request, response, used);
-    if (progress == Progress::kMalformed) {
-      error_ = "not HTTP";
-      return std::nullopt;
-    }
-    if (progress == Progress::kComplete) {
-      buffer_.erase(0, used);
-      error_.clear();
-      return response;
-    }
-    if (filled == Fill::kData) {
-      filled = first || Clock::now() < deadline ? fill(deadline) : Fill::kTimeout;
-      if (filled == Fill::kData || filled == Fill::kClosed) continue;
-    }
-    error_ = std::string(filled == Fill::kClosed  ? "closed"
-                         : filled == Fill::kReset ? "reset"
-                                                  : "timeout") +
-             " before a complete answer";
-    return std::nullopt;
+  auto filled = fd_ ? Fill::kData : Fill::kReset;
+  auto progress = parse(buffer_, false, head_request, response, used);
+  for (bool first = true; progress == Progress::kIncomplete && filled == Fill::kData;
+       first = false) {
+    // A peer that sends for ever never lets fill() wait, so the clock is asked here as well; but
+    // only after what has already arrived was read once.
+    filled = first || Clock::now() < deadline ? fill(deadline) : Fill::kTimeout;
+    progress = parse(buffer_, filled == Fill::kClosed, head_request, response, used);
   }
+  if (progress == Progress::kComplete) {
+    buffer_.erase(0, used);
+    error_.clear();
+    return response;
+  }
+  if (progress == Progress::kMalformed) {
+    error_ = "not HTTP";
+  } else if (fd_) {  // otherwise it has the reason since the connect
+    error_ = filled == Fill::kClosed  ? "closed before a complete answer"
+             : filled == Fill::kReset ? "reset before a complete answer"
+                                      : "timeout before a complete answer";
+  }
+  response = {};
+  response.error = error_;
+  return response;
 }
 
 bool Connection::closed_by_peer(milliseconds timeout) {
@@ -261,30 +235,18 @@ void Connection::reset() {
   fd_.reset();
 }
 
-Result get(std::uint16_t port, std::string_view target, const Headers& extra_headers,
-           milliseconds timeout, std::string_view method) {
-  const auto start = Clock::now();
-  const auto deadline = start + timeout;
+Response get(std::uint16_t port, std::string_view target, const Headers& extra_headers,
+             milliseconds timeout, std::string_view method) {
+  const auto deadline = Clock::now() + timeout;
   const auto left = [deadline] { return milliseconds(poll_timeout(deadline)); };
 
-  std::string request = std::string(method) + " " + std::string(target) + " HTTP/1.1\r\n";
-  bool has_host = false;
-  for (const auto& [name, value] : extra_headers) {
-    request += name + ": " + value + "\r\n";
-    has_host = has_host || lower(name) == "host";
-  }
-  if (!has_host) request += "Host: 127.0.0.1:" + std::to_string(port) + "\r\n";
-  request += "\r\n";
-
-  Result result;
+  std::string fields;
+  for (const auto& [name, value] : extra_headers) fields += name + ": " + value + "\r\n";
   Connection connection(port, ConnectionOptions{.connect_timeout = timeout});
   // A peer may refuse, and close, before it read everything: its answer counts even if sending
   // failed.
-  connection.send(request, left());
-  result.response = connection.read_response(left(), method == "HEAD");
-  result.elapsed = std::chrono::duration_cast<milliseconds>(Clock::now() - start);
-  if (!result.response) result.error = connection.error();
-  return result;
+  connection.send(request_text(target, method, fields), left());
+  return connection.read_response(left(), method == "HEAD");
 }
 
 std::string request_text(std::string_view target, std::string_view method,

@@ -18,11 +18,15 @@ namespace tests {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
+// An answer, or why there is none.
 struct Response {
-  int status = 0;
-  Headers headers;   // in order, names in lower case, values without the white space around them
-  std::string body;  // chunks put together
-  std::string head;  // as received, up to and with the empty line
+  int status = 0;     // 0: there is none
+  Headers headers;    // in order, names in lower case, values without the white space around them
+  std::string body;   // chunks put together
+  std::string head;   // as received, up to and with the empty line
+  std::string error;  // empty where there is an answer
+
+  explicit operator bool() const { return status != 0; }
 
   // The first of that name, in whatever case.
   std::optional<std::string> header(std::string_view name) const;
@@ -40,11 +44,11 @@ struct ConnectionOptions {
   std::chrono::milliseconds connect_timeout = std::chrono::seconds(5);
 };
 
-// One TCP connection. Failures are values: connected() and error() tell. Not thread-safe.
+// One TCP connection. What the peer does is no exception: connected() and error() tell. Not
+// thread-safe.
 class Connection {
  public:
-  explicit Connection(std::uint16_t port, std::string host = "127.0.0.1");
-  Connection(std::uint16_t port, const ConnectionOptions& options);
+  explicit Connection(std::uint16_t port, const ConnectionOptions& options = {});
 
   bool connected() const { return static_cast<bool>(fd_); }
   // What went wrong last; empty when nothing did.
@@ -54,12 +58,12 @@ class Connection {
   // All of `bytes`; false when the peer is gone or takes no more for `timeout`.
   bool send(std::string_view bytes, std::chrono::milliseconds timeout = std::chrono::seconds(5));
 
-  // The next answer, an interim one (1xx) included. nullopt when it is not complete within
-  // `timeout`, cut off or not HTTP: error() tells which. Bytes after the answer stay for the next
-  // call, and so do those of an incomplete one. `head_request`: the answer has no body, whatever
-  // its Content-Length.
-  std::optional<Response> read_response(std::chrono::milliseconds timeout = std::chrono::seconds(5),
-                                        bool head_request = false);
+  // The next answer, an interim one (1xx) included. None when it is not complete within `timeout`,
+  // cut off or not HTTP: error() tells which, too. Bytes after the answer stay for the next call,
+  // and so do those of an incomplete one. `head_request`: the answer has no body, whatever its
+  // Content-Length.
+  Response read_response(std::chrono::milliseconds timeout = std::chrono::seconds(5),
+                         bool head_request = false);
 
   // Whether the peer closes or resets within `timeout`. Bytes before that are kept.
   [[nodiscard]] bool closed_by_peer(std::chrono::milliseconds timeout = std::chrono::seconds(5));
@@ -81,20 +85,10 @@ class Connection {
   std::string error_;
 };
 
-struct Result {
-  std::optional<Response> response;
-  std::chrono::milliseconds elapsed{};  // from before the connect to the last byte
-  std::string error;                    // empty when there is a response
-
-  // The response's status; 0 when there is none.
-  int status() const { return response ? response->status : 0; }
-};
-
-// One request over a connection of its own. Sends Host unless `extra_headers` has one. `timeout`
-// bounds the whole exchange. Never throws for what the peer does.
-Result get(std::uint16_t port, std::string_view target, const Headers& extra_headers = {},
-           std::chrono::milliseconds timeout = std::chrono::seconds(5),
-           std::string_view method = "GET");
+// One request over a connection of its own. `timeout` bounds the whole exchange.
+Response get(std::uint16_t port, std::string_view target, const Headers& extra_headers = {},
+             std::chrono::milliseconds timeout = std::chrono::seconds(5),
+             std::string_view method = "GET");
 
 // A request's head. `fields` are complete lines.
 std::string request_text(std::string_view target, std::string_view method = "GET",

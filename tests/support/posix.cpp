@@ -5,28 +5,29 @@
 
 namespace tests {
 
-std::optional<sockaddr_in> ipv4_address(const std::string& host, std::uint16_t port) {
+sockaddr_in ipv4_address(const std::string& host, std::uint16_t port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
-  if (::inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) return std::nullopt;
+  if (::inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) {
+    throw std::system_error(EINVAL, std::generic_category(), host);
+  }
   return address;
 }
 
 BoundSocket bind_socket(int type, std::uint16_t port, const std::string& host) {
   const auto where = "listen on " + host + ":" + std::to_string(port);
   auto address = ipv4_address(host, port);
-  if (!address) throw std::system_error(EINVAL, std::generic_category(), where);
-  auto* any = reinterpret_cast<sockaddr*>(&*address);
-  socklen_t size = sizeof *address;
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  socklen_t size = sizeof address;
   UniqueFd fd(check(::socket(AF_INET, type | SOCK_CLOEXEC, 0), "socket"));
-  if ((type & SOCK_STREAM) != 0) {
+  if (port != 0) {  // TIME_WAIT is no obstacle
     const int one = 1;
     check(::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), "SO_REUSEADDR");
   }
   check(::bind(fd.get(), any, size), where.c_str());
   check(::getsockname(fd.get(), any, &size), "getsockname");
-  return {std::move(fd), ntohs(address->sin_port)};
+  return {std::move(fd), ntohs(address.sin_port)};
 }
 
 }  // namespace tests

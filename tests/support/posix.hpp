@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -56,10 +55,11 @@ inline int poll_timeout(Clock::time_point deadline) {
   return static_cast<int>(std::clamp<decltype(left)>(left, 0, 3'600'000));
 }
 
-// Nothing where `host` is no IPv4 address.
-std::optional<sockaddr_in> ipv4_address(const std::string& host, std::uint16_t port);
+// Throws std::system_error where `host` is no IPv4 address.
+sockaddr_in ipv4_address(const std::string& host, std::uint16_t port);
 
-// A socket bound to an IPv4 address; `port` 0 picks a free one. Throws std::system_error.
+// A socket bound to an IPv4 address; `port` 0 picks a free one, which nobody else can bind while
+// this lives. Throws std::system_error.
 struct BoundSocket {
   UniqueFd fd;
   std::uint16_t port = 0;
