@@ -25,12 +25,6 @@ constexpr std::size_t kMaxHead = 1 << 20;
 
 // --- the table
 
-constexpr std::string_view kRight;
-constexpr std::string_view kTimeout = "timeout";
-constexpr std::string_view kClosed = "connection_closed";
-constexpr std::string_view kBadStatus = "bad_status";
-constexpr std::string_view kBadResponse = "bad_response";
-
 // Each reads a request, unless its bytes begin with "$-", and sends the bytes, in which a line end
 // is CRLF and `$` begins what expand() puts there:
 //   $K  HTTP/1.1 200 OK and the type     $B  the right body         $M  the msg, a JSON string
@@ -43,185 +37,153 @@ constexpr std::string_view kBadResponse = "bad_response";
 //       kHold   waits until the caller closes      kPour   `more` each millisecond, for ever
 //       kClose, kReset                             kFlood  `more` for ever, at full speed
 //       kSoon   `more` after 50 ms, and kNext      kLate   `more` after 3 s, and kNext
-constexpr Mode kModes[] = {
-    // Right answers, some of them unusual.
-    {"right", "a correct Service A, keep-alive", kRight, "$K$J$B", Then::kNext},
-    {"right-no-reason", "status line without a reason phrase", kRight, "HTTP/1.1 200 \n$J$B",
-     Then::kNext},
-    {"right-no-space", "status line ends after the number", kRight, "HTTP/1.1 200\n$J$B",
-     Then::kNext},
-    {"right-other-json", "other key order, white space, escaped, text/html", kRight,
+// Some of them unusual.
+constexpr Mode kRight[] = {
+    {"right", "a correct Service A, keep-alive", "$K$J$B"},
+    {"right-no-reason", "status line without a reason phrase", "HTTP/1.1 200 \n$J$B"},
+    {"right-no-space", "status line ends after the number", "HTTP/1.1 200\n$J$B"},
+    {"right-other-json", "other key order, white space, escaped, text/html",
      "HTTP/1.1 200 OK\nContent-Type: text/html; charset=utf-8\n$J"
-     "\n{ \"x\" : [1, {\"echo\": 2}],\n\t\"echo\" : $E }  \n",
-     Then::kNext},
-    {"right-other-head", "field names in lower and upper case, odd white space", kRight,
+     "\n{ \"x\" : [1, {\"echo\": 2}],\n\t\"echo\" : $E }  \n"},
+    {"right-other-head", "field names in lower and upper case, odd white space",
      "HTTP/1.1 200 Fine, thanks: \xC3\xA9\ncontent-type:application/json\nX-EMPTY:\n"
-     "X-Field: \t value \t \ncOnTeNt-LeNgTh: \t$R \n\n$B",
-     Then::kNext},
-    {"right-close", "with Connection: close, and closes", kRight, "$KConnection: close\n$J$B",
+     "X-Field: \t value \t \ncOnTeNt-LeNgTh: \t$R \n\n$B"},
+    {"right-close", "with Connection: close, and closes", "$KConnection: close\n$J$B",
      Then::kClose},
-    {"right-then-close", "as if kept alive, then closes without a word", kRight, "$K$J$B",
+    {"right-then-close", "as if kept alive, then closes without a word", "$K$J$B", Then::kClose},
+    {"right-then-reset", "as if kept alive, then resets 20 ms later", "$K$J$B", Then::kReset},
+    {"right-http10", "HTTP/1.0, no length, body until close", "HTTP/1.0 200 OK\n\n$B",
      Then::kClose},
-    {"right-then-reset", "as if kept alive, then resets 20 ms later", kRight, "$K$J$B",
-     Then::kReset},
-    {"right-http10", "HTTP/1.0, no length, body until close", kRight, "HTTP/1.0 200 OK\n\n$B",
-     Then::kClose},
-    {"right-until-close", "HTTP/1.1, no length, body until close", kRight, "$K\n$B", Then::kClose},
-    {"right-small-chunks", "5,000 chunks of a space, then the right one", kRight, "$K$T$X$C0\n\n",
-     Then::kNext},
-    {"right-chunk-extras", "chunked, with chunk extensions and trailers", kRight,
-     "$K$T1;name=value;other=\"a b\"\n \n$C000;last\nX-Trailer: 1\nX-Other: 2\n\n", Then::kNext},
-    {"right-late-body", "the body 50 ms after the head", kRight, "$KContent-Length: $R\n\n",
-     Then::kSoon, "$B"},
-    {"right-interim", "100 Continue, 103 Early Hints, then the right answer", kRight,
-     "HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early Hints\nLink: </x>; rel=preload\n\n$K$J$B",
-     Then::kNext},
-    {"right-64k", "a body of exactly 65,536 bytes", kRight, "$K$J$B$P", Then::kNext},
-    {"right-leftover", "followed at once by a wrong answer nobody asked for", kRight,
-     "$KContent-Length: $R\n\n$B$KContent-Length: 12\n\n{\"echo\":\"x\"}", Then::kNext},
-
-    // Too slow.
-    {"silent", "reads the request, never answers", kTimeout, "", Then::kHold},
-    {"never-read", "accepts, never reads, never answers", kTimeout, "$-", Then::kHold},
-    {"slow-head", "the right answer, 3 s late", kTimeout, "", Then::kLate, "$K$J$B"},
-    {"slow-body", "the head at once, the right body 3 s late", kTimeout, "$KContent-Length: $R\n\n",
-     Then::kLate, "$B"},
-    {"half-body", "the head and half of the body, then nothing", kTimeout,
-     "$KContent-Length: $R\n\n$H", Then::kHold},
-    {"no-close", "right, but no length and never closed: no end of the body", kTimeout, "$K\n$B",
-     Then::kHold},
-    {"dripped-head", "an endless head, a byte each 100 ms", kTimeout,
-     "HTTP/1.1 200 OK\nX-Drip: ", Then::kDrip, "x"},
-    {"dripped-body", "head at once, then a byte of a body of 1,000 each 100 ms", kTimeout,
-     "$KContent-Length: 1000\n\n", Then::kDrip, " "},
-    {"fast-dripped-body", "head at once, then a byte of an endless body each 1 ms", kTimeout,
-     "$K\n$B", Then::kPour, " "},
-    {"dripped-chunks", "a chunk of one byte each 100 ms, for ever", kTimeout, "$K$T", Then::kDrip,
-     "1\n \n"},
-    {"dripped-trailers", "5,000 small chunks at once, then a trailer each 1 ms, for ever", kTimeout,
-     "$K$T$X$C0\n", Then::kPour, "X: x\n"},
-    {"dripped-100", "a 100 Continue each 100 ms, for ever", kTimeout, "", Then::kDrip,
-     "HTTP/1.1 100 Continue\n\n"},
-
-    // Gone before the answer was complete.
-    {"reset-on-accept", "resets each connection as it comes", kClosed, "$-", Then::kReset},
-    {"reset-after-request", "reads the request, then resets", kClosed, "", Then::kReset},
-    {"close-on-accept", "closes each connection as it comes", kClosed, "$-", Then::kClose},
-    {"close-after-request", "reads the request, then closes", kClosed, "", Then::kClose},
-    {"cut-in-status-line", "closes in the middle of the status line", kClosed, "HTTP/1.1 20",
-     Then::kClose},
-    {"cut-in-body", "closes in the middle of the body", kClosed, "$KContent-Length: $R\n\n$H",
-     Then::kClose},
-    {"truncated", "a whole right body, but Content-Length says more; closes", kClosed,
-     "$KContent-Length: 60000\n\n$B", Then::kClose},
-    {"truncated-chunked", "a whole right body, but no last chunk; closes", kClosed, "$K$T$C",
-     Then::kClose},
-    {"truncated-last-chunk", "closes within the last chunk", kClosed, "$K$T$C0\n", Then::kClose},
-    {"reset-in-body", "sends the head and half of the body, then resets", kClosed,
-     "$KContent-Length: $R\n\n$H", Then::kReset},
-    {"reset-until-close", "a right body without a length, ended by a reset", kClosed, "$K\n$B",
-     Then::kReset},
-    {"close-after-103", "103 Early Hints, then closes", kClosed, "HTTP/1.1 103 Early Hints\n\n",
-     Then::kClose},
-
-    // A well-formed answer with another status; but for that, most of them are right.
-    {"status-101", "101 Switching Protocols", kBadStatus,
-     "HTTP/1.1 101 Switching Protocols\nUpgrade: echo\nConnection: Upgrade\n\n", Then::kHold},
-    {"status-201", "201", kBadStatus, "HTTP/1.1 201 Created\n$J$B", Then::kNext},
-    {"status-204", "204, no body", kBadStatus, "HTTP/1.1 204 No Content\n\n", Then::kNext},
-    {"status-301", "301 to itself", kBadStatus,
-     "HTTP/1.1 301 Moved Permanently\nLocation: /echo\n$J$B", Then::kNext},
-    {"status-302", "302 to itself", kBadStatus, "HTTP/1.1 302 Found\nLocation: /echo\n$J$B",
-     Then::kNext},
-    {"status-304", "304, no body", kBadStatus, "HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n",
-     Then::kNext},
-    {"status-307", "307 to itself", kBadStatus,
-     "HTTP/1.1 307 Temporary Redirect\nLocation: /echo\n$J$B", Then::kNext},
-    {"status-418", "418", kBadStatus, "HTTP/1.1 418 I'm a teapot\n$J$B", Then::kNext},
-    {"status-500", "500", kBadStatus, "HTTP/1.1 500 Internal Server Error\n$J$B", Then::kNext},
-    {"status-503", "503 with Retry-After", kBadStatus,
-     "HTTP/1.1 503 Service Unavailable\nRetry-After: 60\n$J$B", Then::kNext},
-    {"status-999", "999", kBadStatus, "HTTP/1.1 999 Whatever\n$J$B", Then::kNext},
-
-    // Not HTTP: to be seen through without waiting for the close.
-    {"status-word", "a status line without a number", kBadResponse, "HTTP/1.1 abc\n$J$B",
-     Then::kHold},
-    {"ssh", "an SSH banner, then waits", kBadResponse, "$-SSH-2.0-OpenSSH_9.2p1 Debian-2\n",
-     Then::kHold},
-    {"http09", "the bare right body without a head, then closes", kBadResponse, "$B", Then::kClose},
-    {"tls-alert", "what a TLS server says to plain HTTP, then closes", kBadResponse,
-     "\x15\x03\x03\x00\x02\x02\x46"sv, Then::kClose},
-    {"bare-lf", "a right answer with bare LF line ends", kBadResponse,
-     "HTTP/1.1 200 OK$nContent-Length: $R$n$n$B", Then::kHold},
-    {"nul-in-field", "a NUL in a field's value", kBadResponse, "$KX-Nul: a\0b\n$J$B"sv,
-     Then::kHold},
-    {"no-colon", "a field without a colon", kBadResponse, "$Kthis is not a field\n$J$B",
-     Then::kHold},
-    {"space-before-colon", "white space before a field's colon", kBadResponse,
-     "$KX-Field : value\n$J$B", Then::kHold},
-    {"empty-field-name", "a field without a name", kBadResponse, "$K: value\n$J$B", Then::kHold},
-
-    // Framing that is wrong or says two things.
-    {"length-word", "Content-Length: abc", kBadResponse, "$KContent-Length: abc\n\n$B",
-     Then::kHold},
-    {"length-twice", "two different Content-Lengths", kBadResponse, "$KContent-Length: 3\n$J$B",
-     Then::kHold},
-    {"length-and-chunked", "Content-Length and Transfer-Encoding", kBadResponse,
-     "$KTransfer-Encoding: chunked\n$J$C0\n\n", Then::kHold},
-    {"unknown-encoding", "Transfer-Encoding: banana, then closes", kBadResponse,
-     "$KTransfer-Encoding: banana\n\n$B", Then::kClose},
-    {"chunk-word", "a chunk size of \"zz\"", kBadResponse, "$K$Tzz\n$B\n0\n\n", Then::kHold},
-    {"chunk-huge", "a chunk size of 2^63 - 1", kBadResponse, "$K$T7fffffffffffffff\n$B",
-     Then::kHold},
-    {"gzip", "Content-Encoding: gzip, which was not asked for, and garbage", kBadResponse,
-     "$KContent-Encoding: gzip\n$J\x1f\x8b\x08garbage", Then::kNext},
-
-    // Too much, at full speed.
-    {"endless-head", "fields for ever", kBadResponse, "HTTP/1.1 200 OK\n", Then::kFlood,
-     "X-More: x\n"},
-    {"endless-100", "100 Continue for ever", kBadResponse, "", Then::kFlood,
-     "HTTP/1.1 100 Continue\n\n"},
-    {"endless-body", "right JSON and white space for ever, no length", kBadResponse, "$K\n$B",
-     Then::kFlood, " "},
-    {"endless-chunks", "right JSON and white space for ever, chunked", kBadResponse, "$K$T$C",
-     Then::kFlood, "10\n                \n"},
-    {"endless-chunk-extension", "a chunk extension that never ends", kBadResponse,
-     "$K$T1;x=", Then::kFlood, "x"},
-    {"endless-small-chunks", "chunks of one byte with extensions of 4 KiB", kBadResponse, "$K$T",
-     Then::kFlood, "1;x=$Z\n \n"},
-    {"endless-trailers", "a right chunked body, then trailers for ever", kBadResponse, "$K$T$C0\n",
-     Then::kFlood, "X-Trailer: x\n"},
-    {"huge", "Content-Length of 1 GiB, and sends it", kBadResponse,
-     "$KContent-Length: 1073741824\n\n$B", Then::kFlood, " "},
-    {"over-64k", "right, but a body of 65,537 bytes", kBadResponse, "$K$J$B$P ", Then::kNext},
-    {"over-64k-chunked", "right, but a chunked body of 65,537 bytes", kBadResponse,
-     "$K$T10001\n$B$P \n0\n\n", Then::kNext},
-
-    // Not the JSON that was asked for.
-    {"not-json", "plain text", kBadResponse, "$K$Jhello\n", Then::kNext},
-    {"empty", "an empty body", kBadResponse, "$K$J", Then::kNext},
-    {"json-array", "the right object inside an array", kBadResponse, "$K$J[$B]", Then::kNext},
-    {"json-string", "the msg as a JSON string", kBadResponse, "$K$J$M", Then::kNext},
-    {"json-cut", "JSON without its last brace, Content-Length fits", kBadResponse,
-     "$K$J{\"echo\":$M", Then::kNext},
-    {"json-junk", "the right JSON with junk after it in the body", kBadResponse, "$K$J$Bjunk",
-     Then::kNext},
-    {"json-nul", "the right JSON with a NUL and junk after it", kBadResponse, "$K$J$B\0junk"sv,
-     Then::kNext},
-    {"json-invalid-utf8", "the right echo beside a string that is not UTF-8", kBadResponse,
-     "$K$J{\"echo\":$M,\"x\":\"\xC3\x28\xFF\"}", Then::kNext},
-    {"json-deep", "an array 30,000 levels deep", kBadResponse, "$K$J$[$]", Then::kNext},
-    {"echo-missing", "an object without echo", kBadResponse, "$K$J{}", Then::kNext},
-    {"echo-number", "echo is a number", kBadResponse, "$K$J{\"echo\":1}", Then::kNext},
-    {"echo-object", "the right object inside echo", kBadResponse, "$K$J{\"echo\":$B}", Then::kNext},
-    {"echo-wrong", "the echo of another msg", kBadResponse, "$K$J{\"echo\":\"not hello\"}",
-     Then::kNext},
-    {"echo-with-nul", "the msg with a NUL and more after it", kBadResponse, "$K$J{\"echo\":$N}",
-     Then::kNext},
+    {"right-until-close", "HTTP/1.1, no length, body until close", "$K\n$B", Then::kClose},
+    {"right-small-chunks", "5,000 chunks of a space, then the right one", "$K$T$X$C0\n\n"},
+    {"right-chunk-extras", "chunked, with chunk extensions and trailers",
+     "$K$T1;name=value;other=\"a b\"\n \n$C000;last\nX-Trailer: 1\nX-Other: 2\n\n"},
+    {"right-late-body", "the body 50 ms after the head", "$KContent-Length: $R\n\n", Then::kSoon,
+     "$B"},
+    {"right-interim", "100 Continue, 103 Early Hints, then the right answer",
+     "HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early Hints\nLink: </x>; rel=preload\n\n$K$J$B"},
+    {"right-64k", "a body of exactly 65,536 bytes", "$K$J$B$P"},
+    {"right-leftover", "followed at once by a wrong answer nobody asked for",
+     "$KContent-Length: $R\n\n$B$KContent-Length: 12\n\n{\"echo\":\"x\"}"},
 };
 
-constexpr Mode kRandom{"random", "one of the others, drawn anew for each connection", kRight, "",
-                       Then::kNext};
+constexpr Mode kTooSlow[] = {
+    {"silent", "reads the request, never answers", "", Then::kHold},
+    {"never-read", "accepts, never reads, never answers", "$-", Then::kHold},
+    {"slow-head", "the right answer, 3 s late", "", Then::kLate, "$K$J$B"},
+    {"slow-body", "the head at once, the right body 3 s late", "$KContent-Length: $R\n\n",
+     Then::kLate, "$B"},
+    {"half-body", "the head and half of the body, then nothing", "$KContent-Length: $R\n\n$H",
+     Then::kHold},
+    {"no-close", "right, but no length and never closed: no end of the body", "$K\n$B",
+     Then::kHold},
+    {"dripped-head", "an endless head, a byte each 100 ms",
+     "HTTP/1.1 200 OK\nX-Drip: ", Then::kDrip, "x"},
+    {"dripped-body", "head at once, then a byte of a body of 1,000 each 100 ms",
+     "$KContent-Length: 1000\n\n", Then::kDrip, " "},
+    {"fast-dripped-body", "head at once, then a byte of an endless body each 1 ms", "$K\n$B",
+     Then::kPour, " "},
+    {"dripped-chunks", "a chunk of one byte each 100 ms, for ever", "$K$T", Then::kDrip, "1\n \n"},
+    {"dripped-trailers", "5,000 small chunks at once, then a trailer each 1 ms, for ever",
+     "$K$T$X$C0\n", Then::kPour, "X: x\n"},
+    {"dripped-100", "a 100 Continue each 100 ms, for ever", "", Then::kDrip,
+     "HTTP/1.1 100 Continue\n\n"},
+};
+
+// Before the answer was complete.
+constexpr Mode kGone[] = {
+    {"reset-on-accept", "resets each connection as it comes", "$-", Then::kReset},
+    {"reset-after-request", "reads the request, then resets", "", Then::kReset},
+    {"close-on-accept", "closes each connection as it comes", "$-", Then::kClose},
+    {"close-after-request", "reads the request, then closes", "", Then::kClose},
+    {"cut-in-status-line", "closes in the middle of the status line", "HTTP/1.1 20", Then::kClose},
+    {"cut-in-body", "closes in the middle of the body", "$KContent-Length: $R\n\n$H", Then::kClose},
+    {"truncated", "a whole right body, but Content-Length says more; closes",
+     "$KContent-Length: 60000\n\n$B", Then::kClose},
+    {"truncated-chunked", "a whole right body, but no last chunk; closes", "$K$T$C", Then::kClose},
+    {"truncated-last-chunk", "closes within the last chunk", "$K$T$C0\n", Then::kClose},
+    {"reset-in-body", "sends the head and half of the body, then resets",
+     "$KContent-Length: $R\n\n$H", Then::kReset},
+    {"reset-until-close", "a right body without a length, ended by a reset", "$K\n$B",
+     Then::kReset},
+    {"close-after-103", "103 Early Hints, then closes", "HTTP/1.1 103 Early Hints\n\n",
+     Then::kClose},
+};
+
+// A well-formed answer with another status; but for that, most of them are right.
+constexpr Mode kOtherStatus[] = {
+    {"status-101", "101 Switching Protocols",
+     "HTTP/1.1 101 Switching Protocols\nUpgrade: echo\nConnection: Upgrade\n\n", Then::kHold},
+    {"status-201", "201", "HTTP/1.1 201 Created\n$J$B"},
+    {"status-204", "204, no body", "HTTP/1.1 204 No Content\n\n"},
+    {"status-301", "301 to itself", "HTTP/1.1 301 Moved Permanently\nLocation: /echo\n$J$B"},
+    {"status-304", "304, no body", "HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n"},
+    {"status-307", "307 to itself", "HTTP/1.1 307 Temporary Redirect\nLocation: /echo\n$J$B"},
+    {"status-500", "500", "HTTP/1.1 500 Internal Server Error\n$J$B"},
+    {"status-503", "503 with Retry-After",
+     "HTTP/1.1 503 Service Unavailable\nRetry-After: 60\n$J$B"},
+};
+
+constexpr Mode kWrong[] = {
+    // Not HTTP: to be seen through without waiting for the close.
+    {"ssh", "an SSH banner, then waits", "$-SSH-2.0-OpenSSH_9.2p1 Debian-2\n", Then::kHold},
+    {"http09", "the bare right body without a head, then closes", "$B", Then::kClose},
+    {"tls-alert", "what a TLS server says to plain HTTP, then closes",
+     "\x15\x03\x03\x00\x02\x02\x46"sv, Then::kClose},
+    {"bare-lf", "a right answer with bare LF line ends",
+     "HTTP/1.1 200 OK$nContent-Length: $R$n$n$B", Then::kHold},
+    // Framing that is wrong or says two things.
+    {"length-twice", "two different Content-Lengths", "$KContent-Length: 3\n$J$B", Then::kHold},
+    {"length-and-chunked", "Content-Length and Transfer-Encoding",
+     "$KTransfer-Encoding: chunked\n$J$C0\n\n", Then::kHold},
+    {"chunk-word", "a chunk size of \"zz\"", "$K$Tzz\n$B\n0\n\n", Then::kHold},
+    {"chunk-huge", "a chunk size of 2^63 - 1", "$K$T7fffffffffffffff\n$B", Then::kHold},
+    {"gzip", "Content-Encoding: gzip, which was not asked for, and garbage",
+     "$KContent-Encoding: gzip\n$J\x1f\x8b\x08garbage"},
+    // Too much, at full speed.
+    {"endless-head", "fields for ever", "HTTP/1.1 200 OK\n", Then::kFlood, "X-More: x\n"},
+    {"endless-100", "100 Continue for ever", "", Then::kFlood, "HTTP/1.1 100 Continue\n\n"},
+    {"endless-body", "right JSON and white space for ever, no length", "$K\n$B", Then::kFlood, " "},
+    {"endless-chunks", "right JSON and white space for ever, chunked", "$K$T$C", Then::kFlood,
+     "10\n                \n"},
+    {"endless-chunk-extension", "a chunk extension that never ends", "$K$T1;x=", Then::kFlood, "x"},
+    {"endless-small-chunks", "chunks of one byte with extensions of 4 KiB", "$K$T", Then::kFlood,
+     "1;x=$Z\n \n"},
+    {"endless-trailers", "a right chunked body, then trailers for ever", "$K$T$C0\n", Then::kFlood,
+     "X-Trailer: x\n"},
+    {"huge", "Content-Length of 1 GiB, and sends it", "$KContent-Length: 1073741824\n\n$B",
+     Then::kFlood, " "},
+    {"over-64k", "right, but a body of 65,537 bytes", "$K$J$B$P "},
+    {"over-64k-chunked", "right, but a chunked body of 65,537 bytes", "$K$T10001\n$B$P \n0\n\n"},
+    // Not the JSON that was asked for.
+    {"not-json", "plain text", "$K$Jhello\n"},
+    {"empty", "an empty body", "$K$J"},
+    {"json-array", "the right object inside an array", "$K$J[$B]"},
+    {"json-string", "the msg as a JSON string", "$K$J$M"},
+    {"json-cut", "JSON without its last brace, Content-Length fits", "$K$J{\"echo\":$M"},
+    {"json-junk", "the right JSON with junk after it in the body", "$K$J$Bjunk"},
+    {"json-nul", "the right JSON with a NUL and junk after it", "$K$J$B\0junk"sv},
+    {"json-invalid-utf8", "the right echo beside a string that is not UTF-8",
+     "$K$J{\"echo\":$M,\"x\":\"\xC3\x28\xFF\"}"},
+    {"json-deep", "an array 30,000 levels deep", "$K$J$[$]"},
+    {"echo-missing", "an object without echo", "$K$J{}"},
+    {"echo-number", "echo is a number", "$K$J{\"echo\":1}"},
+    {"echo-object", "the right object inside echo", "$K$J{\"echo\":$B}"},
+    {"echo-wrong", "the echo of another msg", "$K$J{\"echo\":\"not hello\"}"},
+    {"echo-with-nul", "the msg with a NUL and more after it", "$K$J{\"echo\":$N}"},
+};
+
+// With the reason that B must give.
+constexpr struct {
+  std::string_view reason;
+  std::span<const Mode> modes;
+} kGroups[] = {{"", kRight},
+               {"timeout", kTooSlow},
+               {"connection_closed", kGone},
+               {"bad_status", kOtherStatus},
+               {"bad_response", kWrong}};
+
+constexpr Mode kRandom{"random", "one of the others, drawn anew for each connection", ""};
 
 std::string quoted(const std::string& text, bool ascii = false) {
   return nlohmann::json(text).dump(-1, ' ', ascii, nlohmann::json::error_handler_t::replace);
@@ -377,11 +339,16 @@ std::ostream& operator<<(std::ostream& out, const Mode& mode) { return out << mo
 
 std::span<const Mode> modes() {
   static const auto all = [] {
-    std::vector<Mode> result(std::begin(kModes), std::end(kModes));
-    for (auto& mode : result) {
-      mode.status = mode.reason.empty() ? 200 : 503;
-      if (mode.reason == kBadStatus) {
-        mode.upstream_status = std::atoi(mode.bytes.data() + std::string_view("HTTP/1.1 ").size());
+    std::vector<Mode> result;
+    for (const auto& [reason, group] : kGroups) {
+      for (Mode mode : group) {
+        mode.reason = reason;
+        mode.status = reason.empty() ? 200 : 503;
+        if (reason == "bad_status") {
+          mode.upstream_status =
+              std::atoi(mode.bytes.data() + std::string_view("HTTP/1.1 ").size());
+        }
+        result.push_back(mode);
       }
     }
     return result;

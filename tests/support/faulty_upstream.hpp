@@ -27,12 +27,12 @@ enum class Then { kNext, kHold, kClose, kReset, kSoon, kLate, kDrip, kPour, kFlo
 struct Mode {
   std::string_view name;         // lower case, digits and '-'
   std::string_view description;  // what it does, for --help and the log
-  std::string_view reason;       // B's `reason`; empty where B must answer 200
   std::string_view bytes;        // see faulty_upstream.cpp
-  Then then;
+  Then then = Then::kNext;
   std::string_view more{};
-  int status = 0;           // what B must answer: 200 or 503
-  int upstream_status = 0;  // B's upstream_status= in the log, for reason bad_status
+  std::string_view reason{};  // B's `reason`; empty where B must answer 200
+  int status = 0;             // what B must answer: 200 or 503
+  int upstream_status = 0;    // B's upstream_status= in the log, for reason bad_status
 };
 
 // Prints the name: GoogleTest shows parameters with it.
