@@ -1,8 +1,5 @@
 #include "chaos/chaos.hpp"
 
-#include <sys/socket.h>
-#include <sys/wait.h>
-
 #include <cstdlib>
 #include <iostream>
 #include <thread>
@@ -77,12 +74,6 @@ void Restartable::start() {
   EXPECT_TRUE(
       eventually([this] { return !running() || get(port_, "/health").status == 200; }, kPatience));
   ASSERT_TRUE(running()) << binary_ << ": " << process_->err();
-}
-
-void Restartable::hang() {
-  process_->signal(SIGSTOP);
-  siginfo_t stopped{};
-  ::waitid(P_PID, static_cast<id_t>(pid()), &stopped, WSTOPPED);
 }
 
 std::optional<int> Restartable::end(int signal) {

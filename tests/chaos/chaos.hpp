@@ -66,8 +66,7 @@ class Restartable {
   // SIGTERM, and the test fails unless the status is 0.
   void stop() { EXPECT_EQ(end(SIGTERM), 0) << binary_; }
   void kill() { EXPECT_EQ(end(SIGKILL), 128 + SIGKILL) << binary_; }
-  // Waits until all of it stands still.
-  void hang();
+  void hang() { process_->hang(); }
   void resume() { process_->signal(SIGCONT); }
 
   std::uint16_t port() const { return port_; }

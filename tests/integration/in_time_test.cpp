@@ -1,9 +1,6 @@
 // What is promised in time, judged as it is stated: twenty of each at once, half of them within the
 // time, and each within it and what a control beside them lost to the machine.
 
-#include <filesystem>
-#include <fstream>
-
 #include "integration/harness.hpp"
 #include "support/network.hpp"
 
@@ -45,27 +42,12 @@ TEST(Budget, HoldsWhateverServiceADoesMeanwhile) {
   }
 }
 
-// SIGSTOP takes effect a moment after it was sent.
-void hang(Process& process) {
-  process.signal(SIGSTOP);
-  const auto tasks = "/proc/" + std::to_string(process.pid()) + "/task";
-  ASSERT_TRUE(eventually([&] {
-    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
-      std::ifstream file(task.path() / "stat");
-      std::string text;
-      std::getline(file, text);
-      if (text.find(") T ") == std::string::npos) return false;
-    }
-    return true;
-  }));
-}
-
 TEST(Budget, HoldsWhenServiceAHangsAndTheFirstCallAfterIsA200) {
   auto a = start_a();
   auto b = start_b(a.url(), {timeout_flag(300ms)});
   // There is a kept connection, and there are new ones.
   ASSERT_EQ(get(b.port(), kCall).status, 200);
-  hang(a.process());
+  a.process().hang();
   expect_timeouts(b, 300ms, "SIGSTOP");
   a.process().signal(SIGCONT);
   EXPECT_EQ(get(b.port(), kCall).status, 200);

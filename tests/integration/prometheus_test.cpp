@@ -294,7 +294,7 @@ TEST(Observability, APrometheusAnswersTheQueriesWithWhatHappened) {
   EXPECT_LT(prometheus.ask(readme_query("How long"), "error_type")["connection_refused"], slow);
 
   services.start_a();
-  services.a->process().signal(SIGSTOP);
+  services.a->process().hang();
   std::vector<std::future<void>> calls;
   for (int i = 0; i < kWaiting; ++i) {
     calls.push_back(std::async(std::launch::async, [&services] { services.call(200); }));

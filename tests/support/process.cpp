@@ -200,6 +200,12 @@ bool Process::signal(int number) {
   return !status_ && ::kill(pid_, number) == 0;
 }
 
+void Process::hang() {
+  signal(SIGSTOP);
+  siginfo_t stopped{};
+  ::waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED);
+}
+
 void Process::kill() {
   signal(SIGKILL);
   std::unique_lock lock(mutex_);

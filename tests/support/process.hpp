@@ -55,6 +55,8 @@ class Process {
   // False when the child has ended. Never hits another process: the pid is ours until it is reaped,
   // and both happen under one lock.
   bool signal(int number);
+  // SIGSTOP, and waits until all of it stands still. SIGCONT lets it go on.
+  void hang();
   // SIGKILL, which a stopped process obeys too, and waits for the end.
   void kill();
 
