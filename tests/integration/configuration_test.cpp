@@ -238,8 +238,7 @@ TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {
     EXPECT_EQ(get(service.port(), path).status, on_main) << path;
     EXPECT_EQ(get(admin, path).status, on_admin) << path;
   }
-  std::vector<Connection> crowd;
-  for (int i = 0; i < 20; ++i) crowd.emplace_back(service.port());
+  const auto crowd = connect_and_send(service.port(), 20, "");
   EXPECT_TRUE(eventually([&] { return get(service.port(), "/health").status == 503; }));
   EXPECT_EQ(get(admin, "/health").status, 200);
   // It is what --check asks.
@@ -290,10 +289,8 @@ TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
     EXPECT_LT(lowered, static_cast<int>(files));
     EXPECT_NE(msg.find("max_connections is now " + std::to_string(lowered)), std::string::npos);
     // As many fit indeed, and the next one is told so.
-    std::vector<Connection> connections;
-    for (int i = 0; i < lowered; ++i) {
-      ASSERT_EQ(ask(connections.emplace_back(service.port()), kHealth).status, 200) << i;
-    }
+    auto fitting = connect_and_send(service.port(), static_cast<std::size_t>(lowered), kHealth);
+    for (auto& each : fitting) ASSERT_EQ(ask(each, "").status, 200);
     EXPECT_EQ(get(service.port(), "/health").status, 503);
   }
 }

@@ -143,12 +143,9 @@ TEST(Connections, MayHaveAnEmptyLineBehindARequest) {
 // All deadlines have passed when it goes on.
 TEST(Connections, KeepWhatComesWhileTheServiceIsStopped) {
   auto a = start_a({"--idle-timeout=500ms"});
-  std::vector<Connection> idle;
-  for (int i = 0; i < 100; ++i) {
-    idle.emplace_back(a.port());
-    EXPECT_EQ(ask(idle.back(), kHealth).status, 200);
-  }
-  a.process().signal(SIGSTOP);
+  auto idle = connect_and_send(a.port(), 100, kHealth);
+  for (auto& each : idle) EXPECT_EQ(ask(each, "").status, 200);
+  a.process().hang();
   for (auto& each : idle) each.send(kHealth);
   std::this_thread::sleep_for(600ms);
   a.process().signal(SIGCONT);
@@ -326,14 +323,11 @@ TEST(Refusals, AreNotLostToABodyThatNobodyReads) {
 
 TEST(Refusals, OfMoreThanMaxConnectionsAreReadableAndKeepNobodyElseOut) {
   for_both({"--max-connections=3"}, [](Tested& tested) {
-    std::vector<Connection> inside;
-    for (int i = 0; i < 3; ++i) {
-      EXPECT_EQ(ask(inside.emplace_back(tested.port()), kHealth).status, 200);
-    }
-    std::vector<Connection> outside;
-    for (int i = 0; i < 20; ++i) {
-      auto& each = outside.emplace_back(tested.port());
-      const auto response = ask(each, kHealth);
+    auto inside = connect_and_send(tested.port(), 3, kHealth);
+    for (auto& each : inside) EXPECT_EQ(ask(each, "").status, 200);
+    auto outside = connect_and_send(tested.port(), 20, kHealth);
+    for (auto& each : outside) {
+      const auto response = ask(each, "");
       expect_json(response, 503, "{\"error\":\"too many open connections\"}\n");
       EXPECT_EQ(response.header("connection"), "close");
     }

@@ -90,6 +90,26 @@ Response ask(Connection& connection, std::string_view bytes, bool head) {
   return response;
 }
 
+std::vector<Connection> connect_and_send(std::uint16_t port, std::size_t count,
+                                         std::string_view bytes) {
+  std::vector<Connection> connections;
+  for (std::size_t i = 0; i < count; ++i) {
+    EXPECT_TRUE(connections.emplace_back(port).send(bytes)) << i;
+  }
+  return connections;
+}
+
+void ask_often(Connection& connection, const std::string& path, int count) {
+  std::string hundred;
+  for (int i = 0; i < 100; ++i) hundred += request_text(path);
+  for (int i = 0; i < count; ++i) {
+    if (i % 100 == 0) {
+      ASSERT_TRUE(connection.send(hundred));
+    }
+    ASSERT_TRUE(connection.read_response()) << i << ": " << connection.error();
+  }
+}
+
 void expect_json(const Response& response, int status, const std::string& body) {
   EXPECT_EQ(response.status, status) << response.head << response.error;
   EXPECT_EQ(response.body, body);

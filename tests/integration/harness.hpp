@@ -94,6 +94,13 @@ std::unique_ptr<Service> start_on_lasting_port(const std::string& binary,
 // status is 0. `head`: the answer has no body.
 Response ask(Connection& connection, std::string_view bytes, bool head = false);
 
+// So many connections, on each of which `bytes` were sent.
+std::vector<Connection> connect_and_send(std::uint16_t port, std::size_t count,
+                                         std::string_view bytes);
+
+// So many requests for `path`, a hundred at a time, and as many answers.
+void ask_often(Connection& connection, const std::string& path, int count);
+
 // What is promised of each JSON answer, whatever its status.
 void expect_json(const Response& response, int status, const std::string& body);
 

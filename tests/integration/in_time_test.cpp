@@ -91,11 +91,7 @@ void expect_answers(const Service& service, const std::string& target, int statu
 TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {
   FaultyUpstream upstream(mode_named("silent"));
   auto b = start_b(upstream.url(), {"--timeout=60s"});
-  std::vector<Connection> hung;
-  for (int i = 0; i < 64; ++i) {
-    hung.emplace_back(b.port());
-    ASSERT_TRUE(hung.back().send(request_text(kCall)));
-  }
+  auto hung = connect_and_send(b.port(), 64, request_text(kCall));
   ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 64; }));
   expect_answers(b, kCall, 503, "overloaded", kAtOnce);
   for (const std::string target : {"/health", "/ready", "/metrics", "/nope"}) {
@@ -107,11 +103,7 @@ TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {
 
 TEST(AtOnce, EverythingElseIsAnsweredBesideDelayedAnswers) {
   auto a = start_a({"--delay=60s"});
-  std::vector<Connection> late;
-  for (int i = 0; i < 64; ++i) {  // more than there are threads
-    late.emplace_back(a.port());
-    ASSERT_TRUE(late.back().send(request_text("/echo")));
-  }
+  auto late = connect_and_send(a.port(), 64, request_text("/echo"));  // more than threads
   for (const std::string target : {"/health", "/ready", "/metrics", "/nope"}) {
     expect_answers(a, target, target == "/nope" ? 404 : 200, "(none)", kAtOnce);
   }

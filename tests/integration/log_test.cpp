@@ -168,6 +168,7 @@ TEST_P(LogOf, RefusedRequestsHaveTheirLine) {
   refused("GET /health HTTP/3.0\r\nHost: x\r\n\r\n", 505);
   EXPECT_EQ(request_lines(a.process()).size(), 7U);
 
+  // One after the other: those that were refused may not have gone yet.
   std::vector<Connection> connections;
   for (int i = 0; i < 3; ++i) ask(connections.emplace_back(a.port()), kHealth);
   refused(kHealth, 503);

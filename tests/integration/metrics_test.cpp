@@ -128,15 +128,14 @@ TEST(MetricsOfA, HaveTheirTypesAndDescribeTheProcess) {
 TEST(MetricsOfA, CountConnectionsAndRequestsUnderWay) {
   const auto a = start_a({"--delay=60s"});
   EXPECT_EQ(count(scrape(a), "http_server_active_requests"), 1);  // the scrape itself
-  std::vector<Connection> connections;
-  for (int i = 0; i < 5; ++i) connections.emplace_back(a.port());
-  for (int i = 0; i < 2; ++i) connections[static_cast<std::size_t>(i)].send(request_text("/echo"));
+  auto idle = connect_and_send(a.port(), 3, "");
+  const auto waiting = connect_and_send(a.port(), 2, request_text("/echo"));
   EXPECT_TRUE(eventually([&] {
     const auto metrics = scrape(a);
     return count(metrics, "http_server_open_connections") == 6 &&
            count(metrics, "http_server_active_requests") == 3;
   }));
-  connections.erase(connections.begin() + 2, connections.end());
+  idle.clear();
   EXPECT_TRUE(eventually([&] { return count(scrape(a), "http_server_open_connections") == 3; }));
 }
 
@@ -178,8 +177,7 @@ TEST(MetricsOfB, CountTheCallsUnderWay) {
   FaultyUpstream upstream(mode_named("silent"));
   const auto b = start_b(upstream.url(), {"--timeout=60s", "--max-upstream-calls=2"});
   EXPECT_EQ(count(scrape(b), "http_client_active_requests"), 0);
-  std::vector<Connection> connections;
-  for (int i = 0; i < 2; ++i) connections.emplace_back(b.port()).send(request_text(kCall));
+  const auto waiting = connect_and_send(b.port(), 2, request_text(kCall));
   EXPECT_TRUE(eventually([&] { return upstream.requests().size() == 2; }));
   get(b.port(), kCall);  // overloaded: neither under way before nor after
   const auto metrics = scrape(b);

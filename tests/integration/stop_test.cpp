@@ -141,16 +141,14 @@ TEST(StopWithWork, IdleConnectionsAreClosedAtOnceAndNewOnesRefused) {
   auto a = start_a({"--delay=60s"});  // a request to /echo keeps it from ending
   Connection busy(a.port());
   busy.send(request_text("/echo"));
-  std::vector<Connection> idle;
-  for (int i = 0; i < 16; ++i) {  // on all threads; half of them have never sent anything
-    idle.emplace_back(a.port());
-    if (i % 2 == 0) {
-      EXPECT_EQ(ask(idle.back(), kHealth).status, 200);
-    }
-  }
+  auto fresh = connect_and_send(a.port(), 8, "");  // on all threads
+  auto used = connect_and_send(a.port(), 8, kHealth);
+  for (auto& each : used) EXPECT_EQ(ask(each, "").status, 200);
   ASSERT_TRUE(eventually([&] { return sample(a.port(), "http_server_open_connections") >= 17; }));
   a.process().signal(SIGTERM);
-  for (auto& each : idle) EXPECT_TRUE(each.closed_by_peer(2s));
+  for (auto* idle : {&fresh, &used}) {
+    for (auto& each : *idle) EXPECT_TRUE(each.closed_by_peer(2s));
+  }
   EXPECT_TRUE(eventually([&] { return !Connection(a.port()).connected(); }));
   EXPECT_FALSE(busy.closed_by_peer(100ms));
   EXPECT_TRUE(a.process().running());

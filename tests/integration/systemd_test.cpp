@@ -96,8 +96,7 @@ TEST_P(Systemd, HearsASignOfLifeTwiceInEachWatchdogTimeHoweverManyClientsThereAr
   Service service(binary, {"--max-connections=1"},
                   {.environment = {manager.variable(), "WATCHDOG_USEC=1000000"}});
   EXPECT_EQ(manager.next(), "READY=1");
-  std::vector<Connection> clients;
-  for (int i = 0; i < 200; ++i) clients.emplace_back(service.port());
+  const auto clients = connect_and_send(service.port(), 200, "");
   const auto start = Clock::now();
   for (int i = 0; i < 6; ++i) EXPECT_EQ(manager.next(), "WATCHDOG=1");
   EXPECT_GE(Clock::now() - start, 2400ms);  // twice a second, and no more

@@ -136,11 +136,7 @@ TEST(ServiceBReasons, OverloadedWhenAsManyCallsWaitAsMay) {
     FaultyUpstream upstream(mode_named("silent"));
     auto b =
         start_b(upstream.url(), {"--timeout=60s", "--max-upstream-calls=" + std::to_string(most)});
-    std::vector<Connection> waiting;
-    for (std::size_t i = 0; i < most; ++i) {
-      waiting.emplace_back(b.port());
-      waiting.back().send(request_text(kCall));
-    }
+    const auto waiting = connect_and_send(b.port(), most, request_text(kCall));
     ASSERT_TRUE(eventually([&] { return upstream.requests().size() == most; })) << most;
     expect_unavailable(b, get(b.port(), kCall), "overloaded");
     EXPECT_EQ(upstream.connections(), most);
