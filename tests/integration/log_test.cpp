@@ -206,15 +206,7 @@ TEST_P(LogOf, ALineIsOutWithin200Milliseconds) {
 INSTANTIATE_TEST_SUITE_P(Format, LogOf, testing::Values("logfmt", "json"),
                          [](const auto& test) { return test.param; });
 
-// A service whose stdout is a terminal, made by script(1).
-ProcessOptions environment(std::vector<std::string> variables) {
-  ProcessOptions options;
-  options.cleared_environment.insert(options.cleared_environment.end(),
-                                     {"NO_COLOR", "CLICOLOR_FORCE"});
-  options.environment = std::move(variables);
-  return options;
-}
-
+// script(1) makes a terminal.
 TEST(LogForm, IsTextInColourInATerminalUnlessToldOtherwise) {
   struct Row {
     bool terminal;
@@ -243,8 +235,8 @@ TEST(LogForm, IsTextInColourInATerminalUnlessToldOtherwise) {
       for (const auto& word : argv) command += " " + word;
       argv = {"script", "-qec", command, "/dev/null"};
     }
-    Process process(argv, environment(variables));
-    ASSERT_TRUE(process.wait_for_output("\n", kPatience)) << process.err();
+    Process process(argv, {.environment = variables});
+    ASSERT_TRUE(eventually([&] { return !process.lines().empty(); })) << process.err();
     const auto out = process.out();
     EXPECT_EQ(out.find("\x1b[32minfo \x1b[m service-a listening version=") != std::string::npos,
               text && coloured)
@@ -262,6 +254,9 @@ Silent start_redirected(const std::string& redirection, const std::string& path 
     return std::vector<std::string>{"bash", "-c", redirection, kServiceA, path, port};
   });
 }
+
+// A byte that is not UTF-8 is six in the log.
+const std::string kLongInTheLog(255, '\xFF');
 
 double dropped(std::uint16_t port) { return sample(port, "log_lines_dropped_total").value_or(-1); }
 
@@ -339,57 +334,29 @@ TEST(LostLines, AreToldWhenADiskThatWasFullTakesLinesAgainAndATornOneIsEnded) {
 }
 
 TEST(LostLines, AreToldWhenAReaderThatHungReadsAgain) {
-  Process shell(
-      {"bash", "-c", "exec \"$0\" --port=0 > >(echo reader $BASHPID >&2; exec cat)", kServiceA});
-  ASSERT_TRUE(shell.wait_for_output("listening", kPatience));
-  const auto port = listening_port(shell.out());
-  ASSERT_TRUE(port);
-  ASSERT_TRUE(shell.wait_for_error("\n", kPatience));
-  const auto reader = std::stoi(shell.err().substr(7));
+  Service a("bash", {"-c", "exec \"$0\" \"$@\" > >(echo $BASHPID >&2; exec cat)", kServiceA});
+  const auto reader = std::stoi(a.process().err());
   ASSERT_EQ(::kill(reader, SIGSTOP), 0);
-  // 9 MB: more than the log keeps. A byte that is not UTF-8 is six in the log.
-  std::string all;
-  for (int i = 0; i < 100; ++i) all += request_text("/" + std::string(255, '\xFF'));
-  Connection client(*port);
-  for (int round = 0; round < 60; ++round) {
-    ASSERT_TRUE(client.send(all));
-    for (int i = 0; i < 100; ++i) ASSERT_TRUE(client.read_response()) << client.error();
-  }
-  const auto total = dropped(*port);
+  Connection client(a.port());
+  ask_often(client, "/" + kLongInTheLog, 6'000);  // 9 MB: more than the log keeps
+  const auto total = dropped(a.port());
   EXPECT_GT(total, 0);
   ASSERT_EQ(::kill(reader, SIGCONT), 0);
-  const auto line = line_with(shell, "msg", "log lines were lost, stdout did not take them");
+  const auto line = line_with(a.process(), "msg", "log lines were lost, stdout did not take them");
   EXPECT_GE(std::stod(value(line, "total")), total);
   EXPECT_LE(std::stod(value(line, "total")), total + 1);  // and the line of /metrics
 }
 
 // bash reads a pipe byte by byte: seconds for these 6 MB.
 TEST(LostLines, AreNoneAtAStopWhoseReaderIsOnlySlow) {
-  const auto file = testing::TempDir() + "slow-reader-" + std::to_string(::getpid());
-  Process shell(
-      {"bash", "-c",
-       "exec \"$0\" --port=0 > >(while IFS= read -r line; do echo \"$line\"; done >\"$1\")",
-       kServiceA, file});
-  const auto lines = [&] {
-    std::ifstream log(file);
-    std::vector<std::string> all;
-    for (std::string line; std::getline(log, line);) all.push_back(line);
-    return all;
-  };
-  ASSERT_TRUE(eventually([&] { return lines().size() == 1; }));
-  Connection client(listening_port(lines().front() + "\n").value());
-  constexpr std::size_t kRequests = 4'000;
-  std::string hundred;
-  for (int i = 0; i < 100; ++i) hundred += request_text("/" + std::string(255, '\xFF'));
-  for (std::size_t i = 0; i < kRequests; ++i) {
-    if (i % 100 == 0) {
-      ASSERT_TRUE(client.send(hundred));
-    }
-    ASSERT_TRUE(client.read_response()) << client.error();
-  }
-  shell.signal(SIGTERM);
-  EXPECT_TRUE(eventually([&] { return lines().size() == kRequests + 3; })) << lines().size();
-  std::filesystem::remove(file);
+  const std::string script =
+      "exec \"$0\" \"$@\" > >(while IFS= read -r line; do echo \"$line\"; done)";
+  Service a("bash", {"-c", script, kServiceA});
+  Connection client(a.port());
+  ask_often(client, "/" + kLongInTheLog, 4'000);
+  EXPECT_EQ(a.stop(), 0);
+  const auto lines = [&] { return a.process().lines().size(); };
+  EXPECT_TRUE(eventually([&] { return lines() == 4'000 + 3; })) << lines();
 }
 
 // The parser that these tests rest on is itself strict.

@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 #include <array>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <regex>
 #include <stdexcept>
 
 namespace tests {
@@ -35,11 +35,20 @@ Pipe make_pipe() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+// The variables that configure the services, and their colours. A test must see the defaults even
+// where the developer's shell or the CI sets, say, PORT.
+std::vector<std::string> service_variables() {
+  return {"HOST",          "PORT",          "LOG_LEVEL",  "LOG_FORMAT",         "MAX_CONNECTIONS",
+          "DRAIN_DELAY",   "IDLE_TIMEOUT",  "ADMIN_PORT", "ERROR_RATE",         "DRAIN_TIMEOUT",
+          "DELAY",         "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS", "NO_COLOR",
+          "CLICOLOR_FORCE"};
+}
+
 std::vector<std::string> make_environment(const ProcessOptions& options) {
   const auto name_of = [](std::string_view assignment) {
     return std::string(assignment.substr(0, assignment.find('=')));
   };
-  auto dropped = options.cleared_environment;
+  auto dropped = service_variables();
   for (const auto& assignment : options.environment) dropped.push_back(name_of(assignment));
   auto result = options.environment;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -77,19 +86,7 @@ long status_field(pid_t pid, std::string_view name) {
   throw std::runtime_error("no " + std::string(name) + " for process " + std::to_string(pid));
 }
 
-std::function<bool(const std::string&)> contains(std::string_view text) {
-  return [text](const std::string& all) { return all.find(text) != std::string::npos; };
-}
-
 }  // namespace
-
-const std::vector<std::string>& service_variables() {
-  static const std::vector<std::string> names{
-      "HOST",        "PORT",          "LOG_LEVEL",  "LOG_FORMAT",        "MAX_CONNECTIONS",
-      "DRAIN_DELAY", "IDLE_TIMEOUT",  "ADMIN_PORT", "ERROR_RATE",        "DRAIN_TIMEOUT",
-      "DELAY",       "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS"};
-  return names;
-}
 
 Process::Process(std::vector<std::string> argv, const ProcessOptions& options)
     : stop_fd_(check(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
@@ -239,25 +236,11 @@ std::vector<std::string> Process::lines() const {
   return result;
 }
 
-bool Process::wait_for_output(std::string_view text, milliseconds timeout) {
-  return wait_for_text(out_, contains(text), timeout);
-}
-
 bool Process::wait_for(const std::function<bool(const std::string& out)>& predicate,
                        milliseconds timeout) {
-  return wait_for_text(out_, predicate, timeout);
-}
-
-bool Process::wait_for_error(std::string_view text, milliseconds timeout) {
-  return wait_for_text(err_, contains(text), timeout);
-}
-
-bool Process::wait_for_text(const std::string& text,
-                            const std::function<bool(const std::string&)>& predicate,
-                            milliseconds timeout) {
   const auto deadline = Clock::now() + timeout;
   std::unique_lock lock(mutex_);
-  while (!predicate(text)) {
+  while (!predicate(out_)) {
     if (status_ || Clock::now() >= deadline) return false;
     changed_.wait_until(lock, deadline);
   }
@@ -273,21 +256,11 @@ long open_files(pid_t pid) {
   return static_cast<long>(std::distance(begin(entries), end(entries)));
 }
 
-std::optional<std::uint16_t> listening_port(std::string_view out) {
-  for (auto end = out.find('\n'); end != std::string_view::npos; end = out.find('\n')) {
-    auto line = out.substr(0, end);
-    out.remove_prefix(end + 1);
-    if (line.find("listening") == std::string_view::npos) continue;
-    for (const std::string_view key : {" port=", R"("port":)"}) {
-      const auto at = line.find(key);
-      if (at == std::string_view::npos) continue;
-      line.remove_prefix(line.find_first_of("0123456789", at));
-      std::uint16_t port = 0;
-      std::from_chars(line.data(), line.data() + line.size(), port);
-      return port;
-    }
-  }
-  return std::nullopt;
+std::optional<std::uint16_t> listening_port(const std::string& out) {
+  static const std::regex start_line(R"(listening.*[ "]port"?[=:](\d+).*\n)");
+  std::smatch match;
+  if (!std::regex_search(out, match, start_line)) return std::nullopt;
+  return static_cast<std::uint16_t>(std::stoi(match[1]));
 }
 
 namespace {

@@ -17,15 +17,10 @@
 
 namespace tests {
 
-// The variables that configure the services. A test must see the defaults even where the
-// developer's shell or the CI sets, say, PORT.
-const std::vector<std::string>& service_variables();
-
 struct ProcessOptions {
-  // "NAME=value", added to the inherited environment; wins over it.
+  // "NAME=value", added to the inherited environment, of which no variable that configures the
+  // services is left.
   std::vector<std::string> environment{};
-  // Names taken out of the inherited environment before `environment` is added.
-  std::vector<std::string> cleared_environment = service_variables();
   // RLIMIT_NOFILE of the child, soft and hard.
   std::optional<std::uint64_t> max_open_files{};
   // An open file of ours that the child has as its file 3.
@@ -70,20 +65,14 @@ class Process {
   // The complete lines of stdout so far, without their line ends.
   std::vector<std::string> lines() const;
 
-  // Waits until stdout contains `text`, or until `predicate` holds for all of stdout. False after
-  // `timeout`, or at once when the child ended and it still does not. `predicate` runs under the
-  // object's lock: it must not call the object.
-  [[nodiscard]] bool wait_for_output(std::string_view text, std::chrono::milliseconds timeout);
+  // Waits until `predicate` holds for all of stdout. False after `timeout`, or at once when the
+  // child ended and it still does not. `predicate` runs under the object's lock: it must not call
+  // the object.
   [[nodiscard]] bool wait_for(const std::function<bool(const std::string& out)>& predicate,
                               std::chrono::milliseconds timeout);
-  // The same for stderr.
-  [[nodiscard]] bool wait_for_error(std::string_view text, std::chrono::milliseconds timeout);
 
  private:
   void read_until_end();
-  bool wait_for_text(const std::string& text,
-                     const std::function<bool(const std::string&)>& predicate,
-                     std::chrono::milliseconds timeout);
 
   pid_t pid_ = 0;
   UniqueFd pid_fd_;
@@ -106,7 +95,7 @@ long open_files(pid_t pid);
 long thread_count(pid_t pid);
 
 // The port that the start line ("listening", in any format) in `out` names.
-std::optional<std::uint16_t> listening_port(std::string_view out);
+std::optional<std::uint16_t> listening_port(const std::string& out);
 
 // One of the project's executables, ready to be called. Adds --port=0 unless the flags or the
 // environment name a port, and waits for the start line on stdout, so --log-level must let that
