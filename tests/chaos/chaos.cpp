@@ -12,18 +12,6 @@ namespace {
 // Memory that a process may keep after work that it has not done before.
 const long kKeptKib = (kSanitized ? 192 : 12) * 1024;
 
-// Below the range from which the kernel takes the local ends of connections, where it might be in
-// use just when it is needed.
-std::uint16_t lasting_port(std::mt19937& random) {
-  while (true) {
-    const auto port = static_cast<std::uint16_t>(draw(random, 10'000, 30'000));
-    try {
-      return bind_socket(SOCK_STREAM, port).port;
-    } catch (const std::system_error&) {  // in use
-    }
-  }
-}
-
 // Keeps what a sanitizer sets aside small: memory is compared.
 std::string with(const std::string& name, const std::string& option) {
   const char* set = std::getenv(name.c_str());
@@ -60,8 +48,7 @@ std::string to_text(const Footprint& footprint) {
          " rss=" + std::to_string(footprint.rss_kib) + "KiB";
 }
 
-Restartable::Restartable(std::string binary, std::mt19937& random)
-    : binary_(std::move(binary)), port_(lasting_port(random)) {
+Restartable::Restartable(std::string binary) : binary_(std::move(binary)) {
   options.environment = {with("ASAN_OPTIONS", "quarantine_size_mb=4"),
                          with("TSAN_OPTIONS", "history_size=2")};
 }

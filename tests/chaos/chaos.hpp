@@ -52,7 +52,7 @@ std::string to_text(const Footprint& footprint);
 class Restartable {
  public:
   // Does not start it.
-  Restartable(std::string binary, std::mt19937& random);
+  explicit Restartable(std::string binary);
 
   // These hold from the next start on.
   std::vector<std::string> flags;
@@ -78,7 +78,7 @@ class Restartable {
 
  private:
   const std::string binary_;
-  const std::uint16_t port_;
+  const std::uint16_t port_ = lasting_port();
   std::unique_ptr<Process> process_;
   std::string log_;
 };
@@ -92,8 +92,8 @@ class Chaos : public ::testing::Test {
   void expect_right_answer() const;
 
   std::mt19937 random_{chaos_seed()};
-  Restartable a_{kServiceA, random_};
-  Restartable b_{kServiceB, random_};
+  Restartable a_{kServiceA};
+  Restartable b_{kServiceB};
 
   Chaos() { b_.flags = {"--service-a-url=" + a_.url()}; }
 };

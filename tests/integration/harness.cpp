@@ -65,24 +65,6 @@ Outcome run(const std::string& binary, const std::vector<std::string>& flags,
   return result;
 }
 
-std::uint16_t lasting_port() {
-  static std::mt19937 random{std::random_device{}()};
-  return static_cast<std::uint16_t>(std::uniform_int_distribution(10'000, 30'000)(random));
-}
-
-std::unique_ptr<Service> start_on_lasting_port(const std::string& binary,
-                                               std::vector<std::string> flags) {
-  flags.emplace_back();
-  for (int tries = 0;; ++tries) {
-    flags.back() = "--port=" + std::to_string(lasting_port());
-    try {
-      return std::make_unique<Service>(binary, flags);
-    } catch (const std::runtime_error&) {
-      if (tries == 10) throw;
-    }
-  }
-}
-
 Response ask(Connection& connection, std::string_view bytes, bool head) {
   connection.send(bytes);  // a server may refuse, and close, before it has read everything
   auto response = connection.read_response(kPatience, head);

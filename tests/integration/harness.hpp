@@ -83,13 +83,6 @@ struct Listener : ClosedPort {
   explicit Listener(int backlog = 16) { check(::listen(fd(), backlog), "listen"); }
 };
 
-// Below the range from which the kernel picks ports by itself, so that nobody takes it between a
-// stop and a start again.
-std::uint16_t lasting_port();
-// A service on a port on which it can be started a second time.
-std::unique_ptr<Service> start_on_lasting_port(const std::string& binary,
-                                               std::vector<std::string> flags = {});
-
 // Sends `bytes`, unless there are none, and reads an answer. Without one the test fails, and the
 // status is 0. `head`: the answer has no body.
 Response ask(Connection& connection, std::string_view bytes, bool head = false);

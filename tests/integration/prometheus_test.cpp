@@ -102,7 +102,9 @@ std::string filled_in(const std::string& query) {
 // Service A, slow enough to be told from a failure, and Service B, which has already seen A answer
 // and refuse: both have been counted once.
 struct TwoServices {
-  std::unique_ptr<Service> a = start_on_lasting_port(kServiceA, {"--delay=60ms"});
+  const std::vector<std::string> flags_of_a{"--delay=60ms",
+                                            "--port=" + std::to_string(lasting_port())};
+  std::unique_ptr<Service> a = std::make_unique<Service>(kServiceA, flags_of_a);
   Service b = start_b(a->url(), {"--timeout=15s"});
 
   TwoServices() {
@@ -120,23 +122,18 @@ struct TwoServices {
     for (int i = 0; i < count; ++i) call(status);
   }
   void kill_a() { a->process().kill(); }
-  void start_a() {
-    a = std::make_unique<Service>(
-        kServiceA,
-        std::vector<std::string>{"--delay=60ms", "--port=" + std::to_string(port_of_a_)});
-  }
-  std::string address_of_a() const { return "127.0.0.1:" + std::to_string(port_of_a_); }
-  std::string address_of_b() const { return "127.0.0.1:" + std::to_string(b.port()); }
-
- private:
-  std::uint16_t port_of_a_ = a->port();
+  void start_a() { a = std::make_unique<Service>(kServiceA, flags_of_a); }
 };
+
+std::string address_of(const Service& service) {
+  return "127.0.0.1:" + std::to_string(service.port());
+}
 
 // prometheus.yml where these two run, with ten scrapes a second.
 std::string fast_configuration(const TwoServices& services) {
   auto text = read_file(kFolder + "prometheus.yml");
-  text = replaced(text, "127.0.0.1:8080", services.address_of_a());
-  text = replaced(text, "127.0.0.1:8081", services.address_of_b());
+  text = replaced(text, "127.0.0.1:8080", address_of(*services.a));
+  text = replaced(text, "127.0.0.1:8081", address_of(services.b));
   return replaced(text, "_interval: 15s", "_interval: 100ms");
 }
 
@@ -154,8 +151,8 @@ std::string kubernetes_configuration(const TwoServices& services) {
   return "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\n" +
          replaced(read_file(kFolder + "prometheus-kubernetes.yml"),
                   "kubernetes_sd_configs: [{ role: pod }]",
-                  "static_configs: [" + pod(services.address_of_a(), "two-services", "service-a") +
-                      ", " + pod(services.address_of_b(), "two-services", "service-b") + ", " +
+                  "static_configs: [" + pod(address_of(*services.a), "two-services", "service-a") +
+                      ", " + pod(address_of(services.b), "two-services", "service-b") + ", " +
                       pod("127.0.0.1:1", "other", "other") + "]");
 }
 

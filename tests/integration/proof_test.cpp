@@ -81,12 +81,13 @@ TEST(Proof, ASlowIsA503AfterOneSecondAndBLives) {
 }
 
 TEST(Proof, ABackIsA200AndBNeededNoRestart) {
-  auto a = start_on_lasting_port(kServiceA);
-  auto b = start_b(a->url());
+  const auto port = "--port=" + std::to_string(lasting_port());
+  auto a = start_a({port});
+  auto b = start_b(a.url());
   expect_success(b);
-  a->process().kill();
+  a.process().kill();
   expect_unavailable(b, "connection_refused", 0ms);
-  const Service again(kServiceA, {"--port=" + std::to_string(a->port())});
+  const auto again = start_a({port});
   expect_success(b);
 }
 

@@ -202,8 +202,9 @@ TEST(ServiceB, DoesNotTryAgainWhatTimedOutOrWasAnsweredInPart) {
 
 TEST(ServiceB, LosesNoCallWhenAIsStartedAgain) {
   for (const int signal : {SIGTERM, SIGKILL}) {
-    auto a = start_on_lasting_port(kServiceA, {"--delay=100ms"});
-    const std::vector<std::string> flags{"--port=" + std::to_string(a->port()), "--delay=100ms"};
+    const std::vector<std::string> flags{"--port=" + std::to_string(lasting_port()),
+                                         "--delay=100ms"};
+    auto a = std::make_unique<Service>(kServiceA, flags);
     auto b = start_b(a->url(), {"--timeout=30s"});
     // Several kept connections, all of which the end of A makes stale.
     const auto call_in_parallel = [&b] {

@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <sys/socket.h>
 
+#include <random>
+
 namespace tests {
 
 sockaddr_in ipv4_address(const std::string& host, std::uint16_t port) {
@@ -28,6 +30,17 @@ BoundSocket bind_socket(int type, std::uint16_t port, const std::string& host) {
   check(::bind(fd.get(), any, size), where.c_str());
   check(::getsockname(fd.get(), any, &size), "getsockname");
   return {std::move(fd), ntohs(address.sin_port)};
+}
+
+std::uint16_t lasting_port() {
+  std::random_device random;
+  while (true) {
+    const auto port = std::uniform_int_distribution<std::uint16_t>(10'000, 30'000)(random);
+    try {
+      return bind_socket(SOCK_STREAM, port).port;
+    } catch (const std::system_error&) {  // in use
+    }
+  }
 }
 
 }  // namespace tests

@@ -66,4 +66,8 @@ struct BoundSocket {
 };
 BoundSocket bind_socket(int type, std::uint16_t port = 0, const std::string& host = "127.0.0.1");
 
+// A port of 127.0.0.1 that is free, and below the range from which the kernel picks ports by
+// itself: nobody takes it between a stop and a start again.
+std::uint16_t lasting_port();
+
 }  // namespace tests
