@@ -19,7 +19,6 @@ namespace tests {
 namespace {
 
 using namespace std::chrono_literals;
-using std::chrono::microseconds;
 
 // Beside thousands of clients, which share the processors with the service.
 constexpr auto kQuick = 50ms;
@@ -32,14 +31,11 @@ std::vector<Timing> time_health(
   Connection kept(port);
   Control control;
   while (timings.size() < 50 || !done()) {
-    const auto lost = control.lost();
-    const auto start = Clock::now();
-    std::optional<Connection> fresh;
-    if (timings.size() % 2 == 0) fresh.emplace(port);
-    EXPECT_EQ(ask(fresh ? *fresh : kept, kHealth).status, 200) << timings.size();
-    const auto took = Clock::now() - start;
-    // To ask for what was lost takes a moment, and matters only where much was.
-    timings.push_back({took, took > kQuick ? control.lost_by_now() - lost : microseconds(0)});
+    timings.push_back(control.time([&] {
+      std::optional<Connection> fresh;
+      if (timings.size() % 2 == 0) fresh.emplace(port);
+      EXPECT_EQ(ask(fresh ? *fresh : kept, kHealth).status, 200) << timings.size();
+    }));
   }
   return timings;
 }

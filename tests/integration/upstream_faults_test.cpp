@@ -56,15 +56,13 @@ std::vector<Timing> expect_right_verdicts(std::span<const Mode> modes, std::size
     upstream.set_mode(mode);
     // Twice: nothing of the first answer may be taken for the second.
     for (const std::string msg : {"hello", "other \xF0\x9F\x98\x80\"&"}) {
-      const auto lost = control.lost();
-      const auto start = Clock::now();
-      const auto result = call(client, msg);
-      const auto took = Clock::now() - start;
-      timings.push_back({took, control.lost_by_now() - lost, std::string(mode.name)});
+      Response response;
+      timings.push_back(control.time([&] { response = call(client, msg); }));
+      timings.back().what = mode.name;
       if (mode.status == 200) {
-        expect_json(result, 200, call_body(msg));
+        expect_json(response, 200, call_body(msg));
       } else {
-        const auto line = expect_unavailable(b, result, std::string(mode.reason));
+        const auto line = expect_unavailable(b, response, std::string(mode.reason));
         EXPECT_EQ(value(line, "upstream_status"),
                   mode.upstream_status == 0 ? "(none)" : std::to_string(mode.upstream_status));
       }

@@ -59,6 +59,14 @@ microseconds Control::lost_by_now() {
   return lost_;
 }
 
+Timing Control::time(const std::function<void()>& work) {
+  const auto lost_before = lost();
+  const auto start = Clock::now();
+  work();
+  const auto took = Clock::now() - start;
+  return {took, lost_by_now() - lost_before};
+}
+
 long Control::percentile(double share) const {
   const std::lock_guard lock(mutex_);
   return tests::percentile(late_, share);
@@ -84,11 +92,7 @@ std::vector<Timing> time_at_once(std::size_t count, const std::function<void(std
   for (std::size_t i = 0; i < count; ++i) {
     threads.emplace_back([&, i] {
       ready.arrive_and_wait();
-      const auto lost = control.lost();
-      const auto start = Clock::now();
-      call(i);
-      timings[i].took = Clock::now() - start;
-      timings[i].lost = control.lost_by_now() - lost;
+      timings[i] = control.time([&] { call(i); });
     });
   }
   for (auto& thread : threads) thread.join();

@@ -15,6 +15,13 @@
 
 namespace tests {
 
+// How long something took, and what a Control lost meanwhile.
+struct Timing {
+  Clock::duration took{};
+  Clock::duration lost{};
+  std::string what{};  // for a failure's message
+};
+
 // A thread that does nothing but sleep, 2 ms at a time, and measures how late it wakes: the control
 // beside which a late answer is judged. What wakes it late, another program for example, makes the
 // services late as well.
@@ -30,6 +37,8 @@ class Control {
   std::chrono::microseconds lost() const;
   // The same for the end of it: waits until it wakes again, so that nothing is left out.
   std::chrono::microseconds lost_by_now();
+  // Does `work`, and measures it.
+  Timing time(const std::function<void()>& work);
   // How late it woke, in whole milliseconds, rounded up.
   long percentile(double share) const;
 
@@ -47,13 +56,6 @@ class Control {
 
 // The value that `share` of all that `counts` counts do not exceed.
 long percentile(const std::map<long, std::size_t>& counts, double share);
-
-// How long something took, and what a Control lost meanwhile.
-struct Timing {
-  Clock::duration took{};
-  Clock::duration lost{};
-  std::string what{};  // for a failure's message
-};
 
 // Does `call(i)` for each i below `count`, all at the same time, and measures each.
 std::vector<Timing> time_at_once(std::size_t count, const std::function<void(std::size_t)>& call);
