@@ -33,13 +33,6 @@ TEST_P(Check, AServiceThatRunsIsHealthyByFlagsAndByEnvironment) {
   }
 }
 
-TEST_P(Check, AServiceThatDrainsIsStillHealthy) {
-  Service service(binary, {"--drain-delay=60s"});
-  service.process().signal(SIGTERM);
-  ASSERT_TRUE(eventually([&] { return get(service.port(), "/ready").status == 503; }));
-  EXPECT_EQ(run(binary, {"--check", port_flag(service.port())}).code, 0);
-}
-
 TEST_P(Check, WhatDoesNotAnswerAsItShouldIsNot) {
   expect_unhealthy(ClosedPort().port(), "cannot connect");
   for (const auto& [mode, why] :

@@ -38,7 +38,10 @@ TEST(Pipelines, AreAnsweredInOrderHoweverTheyAreCut) {
         ASSERT_TRUE(connection.send(bytes.substr(at, piece)));
       }
       for (int i = 0; i < 50; ++i) {
-        expect_json(ask(connection, ""), 200, tested.echoed("m " + std::to_string(i)));
+        const auto response = ask(connection, "");
+        expect_json(response, 200, tested.echoed("m " + std::to_string(i)));
+        EXPECT_EQ(response.header("connection"), std::nullopt);
+        EXPECT_EQ(response.header("keep-alive"), std::nullopt);
       }
       EXPECT_EQ(connection.unread(), "");
     }
@@ -99,18 +102,6 @@ TEST(Pipelines, OfCallsAreNotHeldUpByTcp) {
     }));
   }
   expect_in_time(timings, 30ms, "two pipelined calls");
-}
-
-TEST(Connections, AreKept) {
-  for_both({}, [](Tested& tested) {
-    Connection kept(tested.port());
-    for (int i = 0; i < 200; ++i) {
-      const auto response = ask(kept, kHealth);
-      ASSERT_EQ(response.status, 200) << i;
-      EXPECT_EQ(response.header("connection"), std::nullopt);
-      EXPECT_EQ(response.header("keep-alive"), std::nullopt);
-    }
-  });
 }
 
 TEST(Connections, AreClosedAfterTheIdleTimeoutUnlessARequestIsUnderWay) {

@@ -51,10 +51,13 @@ TEST(Proof, BAnswersWithWhatASays) {
   expect_success(b);
 }
 
-TEST(Proof, BothLogTheRequestWithTheSameId) {
+TEST(Proof, BothLogTheRequestWithTheSameIdAndTrace) {
   auto a = start_a();
   auto b = start_b(a.url());
-  const auto result = get(b.port(), kCall, {{"X-Request-ID", "proof-1"}});
+  const std::string trace_id = "0af7651916cd43dd8448eb211c80319c";
+  const auto result = get(
+      b.port(), kCall,
+      {{"X-Request-ID", "proof-1"}, {"traceparent", "00-" + trace_id + "-b7ad6b7169203331-01"}});
   ASSERT_EQ(result.status, 200);
   for (const auto& [service, name, endpoint] :
        {std::tuple{&a, "service-a", "/echo"}, {&b, "service-b", "/call-echo"}}) {
@@ -62,6 +65,7 @@ TEST(Proof, BothLogTheRequestWithTheSameId) {
     EXPECT_EQ(value(line, "service"), name);
     EXPECT_EQ(value(line, "endpoint"), endpoint);
     EXPECT_EQ(value(line, "status"), "200");
+    EXPECT_EQ(value(line, "trace_id"), trace_id);
     EXPECT_GT(std::stod(value(line, "latency_ms")), 0);
   }
 }

@@ -101,7 +101,8 @@ TEST(ServiceBReasons, AreToldWhereThereIsNobodyToAsk) {
       {"unreachable", "http://255.255.255.255:80",
        "service-a at 255.255.255.255 cannot be reached (Network is unreachable)"},
       // RFC 1035 allows 63 characters between dots, so that no name server is asked.
-      {"dns_failure", "http://" + std::string(64, 'a') + ".invalid:8080", ""}};
+      {"dns_failure", "http://" + std::string(64, 'a') + ".invalid:8080", ""},
+      {"dns_failure", "http://a..b:8080", ""}};
   for (const auto& [reason, url, sentence] : rows) {
     auto b = start_b(url);
     const auto line = expect_unavailable(b, get(b.port(), kCall), reason);

@@ -266,23 +266,6 @@ TEST(Resolver, KeepsTheAddressesOfAFamilyWhoseAnswersAreLost) {
   });
 }
 
-TEST(Resolver, SharesFewLookUpsAmongAllWhoWait) {
-  IN_PRIVATE_NETWORK([](const PrivateEtc& etc) {
-    etc.set("resolv.conf", kTwice);
-    Names names;
-    names.set("silence", "silence", {"127.0.0.2"});
-    const auto before = tests::thread_count(getpid());
-    Resolver resolver(kName, kPort);
-    std::vector<std::future<Resolution>> results;
-    for (int i = 0; i < 1'000; ++i) results.push_back(start(resolver));
-    EXPECT_TRUE(tests::eventually([&] { return names.queries() >= 4; }));
-    EXPECT_LE(tests::thread_count(getpid()), before + 4);
-    names.set("answer", "answer", {"127.0.0.2"});
-    for (auto& each : results) EXPECT_EQ(texts_of(each.get()), Addresses{"127.0.0.2"});
-    EXPECT_TRUE(tests::eventually([&] { return tests::thread_count(getpid()) <= before; }));
-  });
-}
-
 TEST(Resolver, ItsEndWaitsForNoLookUpAndNobodyIsCalledAfterwards) {
   IN_PRIVATE_NETWORK([](const PrivateEtc& etc) {
     etc.set("resolv.conf", kTwice);
@@ -334,20 +317,6 @@ TEST(Resolver, WantOfThreadsIsAFailedLookUp) {
     EXPECT_EQ(resolve(resolver) != Addresses{}, found_before);
     pthread_setattr_default_np(&usual);
   }
-}
-
-TEST(Resolver, SaysWhyThereIsNoAddress) {
-  IN_PRIVATE_NETWORK([](const PrivateEtc&) {
-    Names names;
-    names.set("nxdomain", "nxdomain");
-    for (const auto& name : {kName, std::string(64, 'a') + ".test", std::string(300, 'a'),
-                             std::string("a..b"), std::string(".")}) {
-      Resolver resolver(name, kPort);
-      const auto found = start(resolver).get();
-      EXPECT_TRUE(found.addresses.empty()) << name;
-      EXPECT_NE(found.error, "") << name;
-    }
-  });
 }
 
 }  // namespace
