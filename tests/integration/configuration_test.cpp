@@ -42,6 +42,17 @@ const std::vector<Flag> kFlagsOfB{
     {"--timeout", "1s", "250ms", "2s"},
     {"--max-upstream-calls", "64", "3", "5"}};
 
+// That a service did not start, and said why in one line that has all of these.
+void expect_refused(const Outcome& result, int code, const std::vector<std::string>& wanted) {
+  EXPECT_EQ(result.code, code);
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_TRUE(result.err.ends_with("\n"));
+  for (const auto& each : wanted) {
+    EXPECT_NE(result.err.find(each), std::string::npos) << each << " in " << result.err;
+  }
+}
+
 struct Configuration : EachService {
   std::vector<Flag> flags() const {
     auto all = kCommonFlags;
@@ -143,30 +154,21 @@ TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
                                {"--max-upstream-calls", numbers, "from 1 to"},
                                {"--max-upstream-calls", {"0"}, "from 1 to"}});
   }
-  const auto expect_refused = [](const Outcome& result, const std::vector<std::string>& wanted) {
-    EXPECT_EQ(result.code, 2);
-    EXPECT_EQ(result.out, "");
-    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-    EXPECT_TRUE(result.err.ends_with("\n"));
-    for (const auto& each : wanted) {
-      EXPECT_NE(result.err.find(each), std::string::npos) << each << " in " << result.err;
-    }
-  };
   for (const auto& [flag, values, accepted] : table) {
     for (const auto& wrong : values) {
       SCOPED_TRACE(testing::Message() << flag << "='" << wrong << "'");
       auto one_line = "'" + wrong + "'";
       std::replace(one_line.begin(), one_line.end(), '\n', ' ');
-      expect_refused(run(binary, {flag + "=" + wrong}), {flag, one_line, accepted});
+      expect_refused(run(binary, {flag + "=" + wrong}), 2, {flag, one_line, accepted});
       if (wrong.empty()) continue;  // an empty variable is as good as none
-      expect_refused(run(binary, {}, {.environment = {variable(flag) + "=" + wrong}}),
+      expect_refused(run(binary, {}, {.environment = {variable(flag) + "=" + wrong}}), 2,
                      {"environment variable " + variable(flag), one_line, accepted});
     }
   }
   for (const std::string wrong : {"--nope", "--nope=1", "-x", "hello", "--ports=1", "--PORT=1",
                                   "--port", is_a ? "--timeout=1s" : "--delay=1s"}) {
     SCOPED_TRACE(wrong);
-    expect_refused(run(binary, {wrong}), {GetParam() + ": ", wrong.substr(0, wrong.find('='))});
+    expect_refused(run(binary, {wrong}), 2, {GetParam() + ": ", wrong.substr(0, wrong.find('='))});
   }
 }
 
@@ -202,15 +204,9 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
   FaultyUpstream somebody(right_mode());
   for (const auto port : {first.port(), somebody.port()}) {
     const auto text = std::to_string(port);
-    const auto result = run(binary, {"--port=" + text});
-    EXPECT_EQ(result.code, 1);
-    EXPECT_EQ(result.out, "");
-    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-    EXPECT_NE(result.err.find("127.0.0.1:" + text), std::string::npos) << result.err;
-    EXPECT_NE(result.err.find("ss -ltnp"), std::string::npos) << result.err;
-    const auto admin = run(binary, {"--port=0", "--admin-port=" + text});
-    EXPECT_EQ(admin.code, 1);
-    EXPECT_NE(admin.err.find("sport = :" + text), std::string::npos) << admin.err;
+    const std::vector<std::string> wanted{"127.0.0.1:" + text, "ss -ltnp", "sport = :" + text};
+    expect_refused(run(binary, {"--port=" + text}), 1, wanted);
+    expect_refused(run(binary, {"--port=0", "--admin-port=" + text}), 1, wanted);
   }
   EXPECT_EQ(get(first.port(), "/health").status, 200);
 }
@@ -254,14 +250,10 @@ TEST_P(Configuration, TooFewFilesToRunIsExitCode1) {
 
 TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {
   for (const std::string host : {"192.0.2.1", "no-such-host.invalid"}) {
-    const auto result = run(binary, {"--host=" + host, "--port=0"});
-    EXPECT_EQ(result.code, 1);
-    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-    EXPECT_NE(result.err.find(host), std::string::npos) << result.err;
+    expect_refused(run(binary, {"--host=" + host, "--port=0"}), 1, {host});
   }
-  const auto wrong = run(binary, {"--port=0"}, {.environment = {"HOST=no-such-host.invalid"}});
-  EXPECT_EQ(wrong.code, 1);
-  EXPECT_NE(wrong.err.find("environment variable HOST"), std::string::npos) << wrong.err;
+  expect_refused(run(binary, {"--port=0"}, {.environment = {"HOST=no-such-host.invalid"}}), 1,
+                 {"environment variable HOST"});
 }
 
 TEST_P(Configuration, MaxConnectionsIsLoweredToTheFileLimitWithAWarning) {
