@@ -12,17 +12,6 @@ class FileLimit : public Chaos {
     service.options.max_open_files = static_cast<std::uint64_t>(draw(random_, 40, 64));
     service.start();
   }
-
-  // Callers that say nothing, until one of them was told that there are too many.
-  void crowd_the_door(std::list<Connection>& idle) const {
-    for (int i = 0; i < 100; ++i) idle.emplace_back(b_.port());
-    EXPECT_TRUE(eventually([&] {
-      return std::ranges::any_of(idle, [](Connection& connection) {
-        std::ignore = connection.closed_by_peer(milliseconds(0));  // takes what is there
-        return connection.unread().find("503") != std::string::npos;
-      });
-    })) << "nobody was told that there are too many";
-  }
 };
 
 TEST_F(FileLimit, ManyConnectionsAreServedOrToldAndNothingIsLeftOfThem) {
@@ -62,8 +51,15 @@ TEST_F(FileLimit, AnAdmittedCallerIsServedWhileOthersCrowdTheDoor) {
     Connection admitted(b_.port());
     ASSERT_TRUE(admitted.send(request_text("/health")));
     ASSERT_TRUE(admitted.read_response());
+    // They say nothing, until one of them was told that there are too many.
     std::list<Connection> idle;
-    crowd_the_door(idle);
+    for (int i = 0; i < 100; ++i) idle.emplace_back(b_.port());
+    EXPECT_TRUE(eventually([&] {
+      return std::ranges::any_of(idle, [](Connection& connection) {
+        std::ignore = connection.closed_by_peer(milliseconds(0));  // takes what is there
+        return connection.unread().find("503") != std::string::npos;
+      });
+    }));
     ASSERT_TRUE(admitted.send(request_text("/call-echo?msg=one")));
     const auto response = admitted.read_response();
     EXPECT_EQ(response.status, 200) << response.body << response.error;

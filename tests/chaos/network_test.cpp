@@ -1,6 +1,5 @@
 #include "support/network.hpp"
 
-#include <csignal>
 #include <future>
 
 #include "chaos/callers.hpp"

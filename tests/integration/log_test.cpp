@@ -3,9 +3,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <regex>
-#include <thread>
 
 #include "integration/harness.hpp"
 

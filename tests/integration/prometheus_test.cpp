@@ -4,11 +4,9 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
-#include <thread>
 
 #include "integration/harness.hpp"
 
