@@ -2,12 +2,6 @@
 // closes its side and reads. Every answer is well-formed and has a status of the contract, and the
 // server answers /health afterwards.
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -18,6 +12,7 @@
 #include "common/http/fiber.hpp"
 #include "common/http/server.hpp"
 #include "require.hpp"
+#include "support/http_client.hpp"
 
 namespace {
 
@@ -48,43 +43,19 @@ std::uint16_t start_server() {
   return static_cast<std::uint16_t>(port);
 }
 
-int connect_to(std::uint16_t port) {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  REQUIRE(fd >= 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  REQUIRE(::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
-  const timeval patience{10, 0};
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  const int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  return fd;
-}
-
 /// All that the server answers to `bytes`, up to its close.
 std::string talk(std::uint16_t port, std::string_view bytes, std::size_t piece) {
-  const int fd = connect_to(port);
+  tests::Connection connection(port);
+  REQUIRE(connection.connected());
   while (!bytes.empty()) {
-    const auto count = ::send(fd, bytes.data(), std::min(piece, bytes.size()), MSG_NOSIGNAL);
-    if (count <= 0) break;  // refused and closed: the answer is there all the same
-    bytes.remove_prefix(static_cast<std::size_t>(count));
+    const auto part = bytes.substr(0, piece);
+    if (!connection.send(part)) break;  // refused and closed: the answer is there all the same
+    bytes.remove_prefix(part.size());
   }
-  ::shutdown(fd, SHUT_WR);
-  std::string answers;
-  std::array<char, 16'384> buffer;
-  for (;;) {
-    const auto count = ::recv(fd, buffer.data(), buffer.size(), 0);
-    if (count < 0 && errno == EINTR) continue;   // the fuzzer's alarm
-    REQUIRE(count >= 0 || errno == ECONNRESET);  // and not: nothing for ten seconds
-    if (count <= 0) break;
-    answers.append(buffer.data(), static_cast<std::size_t>(count));
-  }
-  // With a reset, for the client has closed: no port is left waiting.
-  const linger abort{1, 0};
-  setsockopt(fd, SOL_SOCKET, SO_LINGER, &abort, sizeof abort);
-  ::close(fd);
+  connection.shutdown_write();
+  REQUIRE(connection.closed_by_peer(10s));
+  auto answers = connection.unread();
+  connection.reset();  // so that no port is left waiting
   return answers;
 }
 
