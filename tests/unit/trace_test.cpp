@@ -1,17 +1,15 @@
 #include "common/http/trace.hpp"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <set>
 #include <string>
 
-// W3C Trace Context, level 1: the sections are the standard's.
+// W3C Trace Context, level 1: the sections are the standard's. A trace on its way through Service
+// B: integration/tracing_test.cpp.
 
 namespace common::http {
 namespace {
-
-using testing::MatchesRegex;
 
 const std::string kTraceId = "4bf92f3577b34da6a3ce929d0e0e4736";
 const std::string kParent = "00f067aa0ba902b7";
@@ -24,24 +22,10 @@ std::string traceparent(const std::string& version, const std::string& flags,
   return version + "-" + kTraceId + "-" + kParent + "-" + flags + rest;
 }
 
-TEST(Trace, GoesOnInANewSpan) {
-  const auto trace = continue_trace(traceparent("00", "01"), "a=1,b=2");
-  EXPECT_EQ(trace.trace_id, kTraceId);
-  EXPECT_THAT(trace.span_id, MatchesRegex("[0-9a-f]{16}"));
-  EXPECT_NE(trace.span_id, kParent);
-  EXPECT_EQ(trace.state, "a=1,b=2");
-  EXPECT_EQ(trace.traceparent(), "00-" + kTraceId + "-" + trace.span_id + "-01");
-}
-
-TEST(Trace, BeginsWhereThereIsNone) {
-  const auto trace = continue_trace("", "a=1");
-  EXPECT_THAT(trace.traceparent(), MatchesRegex("00-[0-9a-f]{32}-[0-9a-f]{16}-01"));
-  EXPECT_EQ(trace.state, "") << "section 3.3: not without a traceparent";
-}
-
 // Section 3.2.2.
 TEST(Trace, BeginsAnewWhereTraceparentIsInvalid) {
   const std::string valid = traceparent("00", "01");
+  EXPECT_TRUE(continues(valid));
   for (std::size_t size = 0; size < valid.size(); ++size) {
     EXPECT_FALSE(continues(valid.substr(0, size))) << size;
   }
@@ -94,17 +78,6 @@ TEST(Trace, DropsATracestateThatCannotBeSentOn) {
   EXPECT_EQ(state(std::string("a=\0", 3)), "");
   EXPECT_EQ(state("a=\xc3\xa4"), "");
   EXPECT_EQ(state("a=1,\tb=2"), "a=1,\tb=2");
-}
-
-TEST(RequestId, IsKeptWhenItIsHarmlessAndReplacedOtherwise) {
-  for (const auto& id : {std::string("a"), std::string("A-Z_a.z09"), std::string(128, 'x')}) {
-    EXPECT_EQ(accept_request_id(id), id);
-  }
-  for (const auto& id : {std::string(), std::string(129, 'x'), std::string("a b"),
-                         std::string("a\"b"), std::string("a\r\nb"), std::string("a\0", 2),
-                         std::string("\xc3\xa4"), std::string("a/b"), std::string("a=b")}) {
-    EXPECT_THAT(accept_request_id(id), MatchesRegex("[0-9a-f]{32}")) << id;
-  }
 }
 
 TEST(RandomHex, IsNotTheSameTwiceAndNeverAllZero) {

@@ -10,14 +10,6 @@
 namespace common::http {
 namespace {
 
-using namespace std::string_literals;
-
-TEST(PercentDecode, DecodesEachEscapeOnce) {
-  EXPECT_EQ(percent_decode("a%20b%2F%c3%A4", false), "a b/\xc3\xa4");
-  EXPECT_EQ(percent_decode("%00", false), "\0"s);
-  EXPECT_EQ(percent_decode("%2541", false), "%41");
-}
-
 TEST(PercentDecode, LeavesAloneWhatIsNoEscape) {
   for (const std::string text :
        {"%", "%4", "%zz", "%4z", "%z4", "100%", "%%", "%-1", "% 1", "%+1"}) {
