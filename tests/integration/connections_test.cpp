@@ -13,13 +13,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// That `response` is the last on its connection, and nothing follows it.
-void expect_last(Connection& connection, const Response& response) {
-  EXPECT_EQ(response.header("connection"), "close") << response.head;
-  EXPECT_TRUE(connection.closed_by_peer());
-  EXPECT_EQ(connection.unread(), "");
-}
-
 // That `response` is a refusal, and the last on its connection.
 void expect_refusal(Connection& connection, const Response& response, int status) {
   expect_json(response, status, "{\"error\":" + quoted(response.field("error")) + "}\n");

@@ -1,7 +1,5 @@
 #include "integration/harness.hpp"
 
-#include <algorithm>
-#include <array>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -92,6 +90,12 @@ void ask_often(Connection& connection, const std::string& path, int count) {
   }
 }
 
+void expect_last(Connection& connection, const Response& response) {
+  EXPECT_EQ(response.header("connection"), "close") << response.head;
+  EXPECT_TRUE(connection.closed_by_peer());
+  EXPECT_EQ(connection.unread(), "");
+}
+
 void expect_json(const Response& response, int status, const std::string& body) {
   EXPECT_EQ(response.status, status) << response.head << response.error;
   EXPECT_EQ(response.body, body);
@@ -99,15 +103,6 @@ void expect_json(const Response& response, int status, const std::string& body) 
   EXPECT_EQ(response.header("content-length"), std::to_string(body.size()));
   EXPECT_EQ(response.header("cache-control"), "no-store");
   EXPECT_TRUE(response.header("x-request-id"));
-}
-
-Headers lasting_headers(Headers headers) {
-  std::erase_if(headers, [](const auto& header) {
-    return header.first == "date" || header.first == "x-request-id" ||
-           header.first == "server-timing";
-  });
-  std::sort(headers.begin(), headers.end());
-  return headers;
 }
 
 bool matches(const std::string& text, const std::string& form) {
@@ -158,49 +153,6 @@ std::vector<std::string> split(const std::string& text, char separator) {
     }
   }
   return parts;
-}
-
-std::vector<std::string> tricky_messages() {
-  using namespace std::string_literals;
-  return split(
-      "| |hello|a b  "
-      "c|a+b|&|#|%|%41|%2541|%zz|100%|=|a=b&msg=c;d|?|/|\\|\"|\"}\n{\"echo\":\"x\"}|'|"
-      "\0|a\0b|\r\n|\r\nX-Injected: 1\r\n\r\n|\t\x01\x1f\x7f|null|{\"echo\":1}|[1,2]|"
-      "<script>alert(1)</script>|../../etc/passwd|${HOME} `id` $(id)|"
-      // UTF-8 at the edges of each length, a byte order mark, line separators, joined emoji
-      "\xC3\xA9|\xE2\x82\xAC|\xF0\x9F\x98\x80|\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x92\xBB|"
-      "\xEF\xBB\xBF|\xE2\x80\xA8\xE2\x80\xA9|\xEF\xBF\xBD|\xEF\xBF\xBF|\xED\x9F\xBF\xEE\x80\x80|"
-      "\xF4\x8F\xBF\xBF|\xC2\x80\xDF\xBF\xE0\xA0\x80\xF0\x90\x80\x80"s,
-      '|');
-}
-
-std::string random_utf8(std::mt19937& random, int most) {
-  const auto below = [&random](unsigned limit) { return static_cast<unsigned>(random() % limit); };
-  std::string text;
-  for (auto count = below(static_cast<unsigned>(most) + 1); count > 0; --count) {
-    auto c = below(std::array{0x80U, 0x800U, 0x10000U, 0x110000U}.at(below(4)));
-    if (c >= 0xD800 && c < 0xE000) c -= 0x800;  // no surrogates
-    const auto add = [&text](unsigned byte) { text += static_cast<char>(byte); };
-    if (c < 0x80) {
-      add(c);
-      continue;
-    }
-    const auto more = c < 0x800 ? 1U : c < 0x10000 ? 2U : 3U;  // bytes behind the first
-    add((0xFF00U >> (more + 1) & 0xFF) | c >> 6 * more);
-    for (auto left = more; left > 0; --left) add(0x80 | (c >> 6 * (left - 1) & 0x3F));
-  }
-  return text;
-}
-
-std::vector<std::string> invalid_messages() {
-  return split(
-      "%FF %FE %80 %BF a%80b hello%FF %C3%A9%C3 \xFF \xC3 "
-      "%C0%80 %C1%BF %E0%80%80 %E0%9F%BF %F0%80%80%80 %F0%8F%BF%BF "  // overlong
-      "%ED%A0%80 %ED%BF%BF %ED%A0%BD%ED%B8%80 "                       // surrogates
-      "%C3 %E2%82 %F0%9F%98 %C3%28 %E2%28%A1 %E2%82%28 "              // cut, or broken off
-      "%F0%28%8C%BC %F0%90%28%BC %F0%90%8C%28 "                       //
-      "%F4%90%80%80 %F5%80%80%80 %F8%88%80%80%80",                    // above U+10FFFF
-      ' ');
 }
 
 }  // namespace tests

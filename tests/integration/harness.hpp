@@ -4,9 +4,7 @@
 #include <sys/socket.h>
 
 #include <functional>
-#include <memory>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <string_view>
@@ -94,11 +92,11 @@ std::vector<Connection> connect_and_send(std::uint16_t port, std::size_t count,
 // So many requests for `path`, a hundred at a time, and as many answers.
 void ask_often(Connection& connection, const std::string& path, int count);
 
+// That `response` is the last on its connection, and nothing follows it.
+void expect_last(Connection& connection, const Response& response);
+
 // What is promised of each JSON answer, whatever its status.
 void expect_json(const Response& response, int status, const std::string& body);
-
-// What of `response` does not depend on when it was made, for comparing two of them.
-Headers lasting_headers(Headers headers);
 
 // Whether all of `text` has that form: ECMAScript's regular expressions.
 bool matches(const std::string& text, const std::string& form);
@@ -130,12 +128,5 @@ std::string read_file(const std::string& path);
 
 // The parts between the separators.
 std::vector<std::string> split(const std::string& text, char separator);
-
-// Strings that have gone wrong somewhere before. All of them valid UTF-8.
-std::vector<std::string> tricky_messages();
-// Random valid UTF-8 of up to `most` code points, of all lengths of encoding.
-std::string random_utf8(std::mt19937& random, int most);
-// Percent-encoded queries whose msg is not UTF-8.
-std::vector<std::string> invalid_messages();
 
 }  // namespace tests

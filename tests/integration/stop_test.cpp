@@ -98,8 +98,7 @@ TEST_P(Stop, ServesOnButNotReadyDuringTheDrainDelayUntilASecondSignalEndsItAtOnc
     // A connection from before the signal is served once more, and told.
     const auto last = ask(kept, kHealth);
     EXPECT_EQ(last.status, 200);
-    EXPECT_EQ(last.header("connection"), "close");
-    EXPECT_TRUE(kept.closed_by_peer());
+    expect_last(kept, last);
 
     signal(service, number);
     EXPECT_EQ(service.process().wait(5s), 128 + number);
@@ -169,8 +168,7 @@ TEST(StopWithWork, ARequestUnderWayIsAnsweredAndToldThatTheConnectionEnds) {
     auto& client = service == &a ? client_of_a : client_of_b;
     const auto response = ask(client, "");
     expect_json(response, 200, service == &a ? echo_body("hello") : call_body("hello"));
-    EXPECT_EQ(response.header("connection"), "close");
-    EXPECT_TRUE(client.closed_by_peer());
+    expect_last(client, response);
     EXPECT_EQ(service->process().wait(kPatience), 0);
     EXPECT_EQ(value(line_with(service->process(), "msg", "stopped"), "level"), "info");
     EXPECT_EQ(value(line_of(service->process(), response), "status"), "200");

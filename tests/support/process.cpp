@@ -16,6 +16,7 @@
 #include <fstream>
 #include <regex>
 #include <stdexcept>
+#include <string_view>
 
 namespace tests {
 namespace {
@@ -256,14 +257,15 @@ long open_files(pid_t pid) {
   return static_cast<long>(std::distance(begin(entries), end(entries)));
 }
 
+namespace {
+
+// The port that the start line ("listening", in any format) in `out` names.
 std::optional<std::uint16_t> listening_port(const std::string& out) {
   static const std::regex start_line(R"(listening.*[ "]port"?[=:](\d+).*\n)");
   std::smatch match;
   if (!std::regex_search(out, match, start_line)) return std::nullopt;
   return static_cast<std::uint16_t>(std::stoi(match[1]));
 }
-
-namespace {
 
 std::vector<std::string> with_port(const std::string& binary, std::vector<std::string> flags,
                                    const ProcessOptions& options) {

@@ -9,7 +9,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -93,9 +92,6 @@ class Process {
 long rss_kib(pid_t pid);
 long open_files(pid_t pid);
 long thread_count(pid_t pid);
-
-// The port that the start line ("listening", in any format) in `out` names.
-std::optional<std::uint16_t> listening_port(const std::string& out);
 
 // One of the project's executables, ready to be called. Adds --port=0 unless the flags or the
 // environment name a port, and waits for the start line on stdout, so --log-level must let that
