@@ -266,8 +266,9 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
     return static_cast<std::uint64_t>(std::count(rest.begin(), rest.end(), '\n'));
   }
 
-  /// Returns what stdout did not take. Pieces of PIPE_BUF bytes: after POLLOUT a pipe takes them
-  /// without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// Returns what stdout did not take. Pieces of at most PIPE_BUF bytes: after POLLOUT a pipe takes
+  /// them without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// They are whole lines: a pipe may have other writers, and keeps together what comes at once.
   std::string_view write(std::string_view text) {
     while (!text.empty()) {
       pollfd wanted{STDOUT_FILENO, POLLOUT, 0};
@@ -275,7 +276,9 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
         if (ended_ && (last_words_ -= kFlushInterval) < std::chrono::milliseconds::zero()) break;
         continue;
       }
-      const auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
+      auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
+      if (const auto end = text.rfind('\n', size - 1); end != std::string_view::npos)
+        size = end + 1;
       const auto count = ::write(STDOUT_FILENO, text.data(), size);
       if (count < 0 && errno != EINTR && errno != EAGAIN) break;
       if (count <= 0) continue;
