@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <climits>
 #include <condition_variable>
@@ -332,10 +333,18 @@ std::uint64_t Log::lost() const { return sink_->lost; }
 
 void Log::end() { sink_->end(); }
 
-int fail(int code, const std::string& service, std::string sentence) {
-  std::replace(sentence.begin(), sentence.end(), '\n', ' ');
+int fail(int code, const std::string& service, std::string_view sentence) {
+  std::string line = service + ": ";
+  for (const char& c : sentence) {
+    // A CR of a file from Windows would have a terminal write the rest over the beginning.
+    if (std::iscntrl(static_cast<unsigned char>(c)) != 0) {
+      append_sentence(line, {&c, 1});
+    } else {
+      line += c;
+    }
+  }
   std::cerr << (systemd::is_journal(STDERR_FILENO) ? kPriorities[spdlog::level::err] : "")
-            << service + ": " + sentence + "\n";
+            << line + "\n";
   return code;
 }
 
