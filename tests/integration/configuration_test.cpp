@@ -188,6 +188,9 @@ TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
                      {"environment variable " + variable(flag), shown, accepted});
     }
   }
+  // As a shell has it where the variable of "--port $PORT" is not set.
+  expect_refused(run(binary, {"--port"}), {"--port: ", "from 0 to 65535"});
+  expect_refused(run(binary, {"--log-level", "--port=0"}), {"--log-level: ", "warn, error or off"});
   for (const std::string wrong : {"--nope", "--nope=1", "-x", "hello", "--ports=1", "--PORT=1",
                                   "--port", is_a ? "--timeout=1s" : "--delay=1s"}) {
     SCOPED_TRACE(wrong);
