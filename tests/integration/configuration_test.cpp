@@ -239,6 +239,12 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
     EXPECT_NE(admin.err.find("sport = :" + text), std::string::npos) << admin.err;
   }
   EXPECT_EQ(get(first.port(), "/health").status(), 200);
+  // Nobody else holds it: there is no holder to look for.
+  const auto free = std::to_string(ClosedPort().port());
+  const auto both = run(binary, {"--port=" + free, "--admin-port=" + free});
+  EXPECT_EQ(both.code, 1);
+  EXPECT_NE(both.err.find("--port and --admin-port are the same"), std::string::npos) << both.err;
+  EXPECT_EQ(both.err.find("ss -ltnp"), std::string::npos) << both.err;
 }
 
 TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {
