@@ -100,11 +100,13 @@ LogFormat to_format(std::string_view word) {
 }
 
 bool wants_colour() {  // no-color.org, bixense.com/clicolors
+  const char* const terminal = std::getenv("TERM");
+  const bool dumb = terminal != nullptr && std::string_view(terminal) == "dumb";
   const auto is_set = [](const char* name) {
     const char* const value = std::getenv(name);
     return value != nullptr && *value != '\0';
   };
-  return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || isatty(STDOUT_FILENO) == 1);
+  return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || (!dumb && isatty(STDOUT_FILENO) == 1));
 }
 
 }  // namespace

@@ -213,7 +213,7 @@ INSTANTIATE_TEST_SUITE_P(Format, LogOf, testing::Values("logfmt", "json"),
 ProcessOptions environment(std::vector<std::string> variables) {
   ProcessOptions options;
   options.cleared_environment.insert(options.cleared_environment.end(),
-                                     {"NO_COLOR", "CLICOLOR_FORCE"});
+                                     {"NO_COLOR", "CLICOLOR_FORCE", "TERM"});
   options.environment = std::move(variables);
   return options;
 }
@@ -230,6 +230,8 @@ TEST(LogForm, IsTextInColourInATerminalUnlessToldOtherwise) {
                         {true, {"NO_COLOR="}, {}, true, true},
                         {true, {"NO_COLOR=1"}, {}, true, false},
                         {true, {"NO_COLOR=1", "CLICOLOR_FORCE=1"}, {}, true, false},
+                        {true, {"TERM=dumb"}, {}, true, false},
+                        {true, {"TERM=dumb", "CLICOLOR_FORCE=1"}, {}, true, true},
                         {true, {}, {"--log-format=logfmt"}, false, false},
                         {true, {"LOG_FORMAT=logfmt"}, {}, false, false},
                         {false, {}, {}, false, false},
