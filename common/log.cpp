@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <climits>
 #include <condition_variable>
@@ -99,11 +100,13 @@ LogFormat to_format(std::string_view word) {
 }
 
 bool wants_colour() {  // no-color.org, bixense.com/clicolors
+  const char* const terminal = std::getenv("TERM");
+  const bool dumb = terminal != nullptr && std::string_view(terminal) == "dumb";
   const auto is_set = [](const char* name) {
     const char* const value = std::getenv(name);
     return value != nullptr && *value != '\0';
   };
-  return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || isatty(STDOUT_FILENO) == 1);
+  return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || (!dumb && isatty(STDOUT_FILENO) == 1));
 }
 
 }  // namespace
@@ -266,8 +269,9 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
     return static_cast<std::uint64_t>(std::count(rest.begin(), rest.end(), '\n'));
   }
 
-  /// Returns what stdout did not take. Pieces of PIPE_BUF bytes: after POLLOUT a pipe takes them
-  /// without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// Returns what stdout did not take. Pieces of at most PIPE_BUF bytes: after POLLOUT a pipe takes
+  /// them without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// They are whole lines: a pipe may have other writers, and keeps together what comes at once.
   std::string_view write(std::string_view text) {
     while (!text.empty()) {
       pollfd wanted{STDOUT_FILENO, POLLOUT, 0};
@@ -275,7 +279,9 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
         if (ended_ && (last_words_ -= kFlushInterval) < std::chrono::milliseconds::zero()) break;
         continue;
       }
-      const auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
+      auto size = std::min<std::size_t>(text.size(), PIPE_BUF);
+      if (const auto end = text.rfind('\n', size - 1); end != std::string_view::npos)
+        size = end + 1;
       const auto count = ::write(STDOUT_FILENO, text.data(), size);
       if (count < 0 && errno != EINTR && errno != EAGAIN) break;
       if (count <= 0) continue;
@@ -329,10 +335,18 @@ std::uint64_t Log::lost() const { return sink_->lost; }
 
 void Log::end() { sink_->end(); }
 
-int fail(int code, const std::string& service, std::string sentence) {
-  std::replace(sentence.begin(), sentence.end(), '\n', ' ');
+int fail(int code, const std::string& service, std::string_view sentence) {
+  std::string line = service + ": ";
+  for (const char& c : sentence) {
+    // A CR of a file from Windows would have a terminal write the rest over the beginning.
+    if (std::iscntrl(static_cast<unsigned char>(c)) != 0) {
+      append_sentence(line, {&c, 1});
+    } else {
+      line += c;
+    }
+  }
   std::cerr << (systemd::is_journal(STDERR_FILENO) ? kPriorities[spdlog::level::err] : "")
-            << service + ": " + sentence + "\n";
+            << line + "\n";
   return code;
 }
 

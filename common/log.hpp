@@ -65,7 +65,8 @@ class Log {
   spdlog::logger logger_;
 };
 
-/// The last words of a program that cannot go on: one line on stderr. Returns `code`, to exit with.
-int fail(int code, const std::string& service, std::string sentence);
+/// The last words of a program that cannot go on: one line on stderr, control characters escaped.
+/// Returns `code`, to exit with.
+int fail(int code, const std::string& service, std::string_view sentence);
 
 }  // namespace common

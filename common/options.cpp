@@ -181,8 +181,11 @@ std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     std::string line = error.what();
     const auto flag = line.substr(0, line.find(':'));
-    if (accepted_.contains(flag) && !given(flag)) {
+    const auto found = accepted_.find(flag);
+    if (found != accepted_.end() && !given(flag)) {
       line.replace(0, flag.size(), "environment variable " + environment_name(flag));
+    } else if (found != accepted_.end() && error.get_name() == "ArgumentMismatch") {
+      line = flag + ": the value is missing, give " + found->second;  // as of --port $NOT_SET
     }
     return fail(2, app_->get_name(), line);
   }

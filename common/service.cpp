@@ -191,7 +191,9 @@ int Service::run(const std::vector<LogField>& configuration) {
     addresses = server_.bind(systemd::inherited_socket());
   } catch (const http::BindError& error) {
     std::string why = error.what();
-    if (error.code() == std::errc::address_in_use) {
+    if (error.code() == std::errc::address_in_use && options_.admin_port == options_.port) {
+      why += "; --port and --admin-port are the same";
+    } else if (error.code() == std::errc::address_in_use) {
       const auto address = why.substr(0, why.find(": "));
       why += "; to see who holds it: ss -ltnp 'sport = " + address.substr(address.rfind(':')) + "'";
     } else if (options_.host_from_environment) {

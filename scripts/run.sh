@@ -31,7 +31,7 @@ port_a=${PORT_A:-8080}
 port_b=${PORT_B:-8081}
 colour_a='' colour_b='' plain=''
 if [[ -t 1 ]]; then export LOG_FORMAT=${LOG_FORMAT:-text}; fi
-if [[ -t 1 && -z ${NO_COLOR-} ]]; then
+if [[ -t 1 && -z ${NO_COLOR-} && ${TERM-} != dumb ]]; then
   colour_a=$'\e[36m' colour_b=$'\e[35m' plain=$'\e[0m'
   export CLICOLOR_FORCE=1  # their stdout is a pipe, but what comes out of it is a terminal
 fi

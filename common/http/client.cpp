@@ -427,7 +427,9 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
   auto next_try = Clock::now();
   CallFailure failure{CallError::kTimeout, "looking the name up"};
   auto found = resolve(deadline);
-  if (found) failure = {CallError::kDnsFailure, found->error};
+  if (found) {
+    failure = {found->no_thread ? CallError::kOverloaded : CallError::kDnsFailure, found->error};
+  }
   while (found) {
     for (const auto& address : found->addresses) {
       if (std::ranges::find(candidates, address, &Candidate::address) == candidates.end()) {
@@ -446,7 +448,10 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
       }
     }
     const auto now = Clock::now();
-    if (now >= deadline) break;
+    if (now >= deadline) {
+      failure = {CallError::kTimeout, "connecting"};
+      break;
+    }
     const auto next = std::ranges::max_element(candidates, {}, &Candidate::tries);  // the first one
     const bool has_next = next != candidates.end() && next->tries > 0;
     if (has_next && (attempts.empty() || now >= next_try)) {

@@ -70,7 +70,7 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   LookUp both{AF_UNSPEC};
   LookUp v4{AF_INET};
   LookUp v6{AF_INET6};
-  Resolution known{{}, "no thread for the look-up"};  // the last addresses
+  Resolution known{{}, "no thread for the look-up", true};  // the last addresses
   std::vector<Done> waiting;
   enum { kIdle, kLookingUp, kCalling } state = kIdle;  // of the thread in serve()
 };
@@ -124,6 +124,7 @@ void Resolver::Shared::ask(LookUp& look_up) {
 void Resolver::Shared::take(LookUp& look_up, Resolution found) {
   const std::lock_guard lock(mutex);
   look_up.state = LookUp::kAnswered;
+  known.no_thread = false;
   auto& addresses = known.addresses;
   if (!found.addresses.empty()) {
     // Those of the other family stay in use: the answer for them may be lost.

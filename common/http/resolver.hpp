@@ -24,6 +24,7 @@ struct SocketAddress {
 struct Resolution {
   std::vector<SocketAddress> addresses;  ///< in the order in which to try them
   std::string error;                     ///< why there are none, for a person
+  bool no_thread = false;                ///< that is why: none could be started
   bool complete = true;                  ///< no look-up that may bring others is under way
 };
 

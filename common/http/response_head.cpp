@@ -47,7 +47,7 @@ struct Parser {
   /// RFC 9112, section 6.3: what decides where the body ends must not be open to two readings.
   const char* parse_field_line(std::string_view line) {
     Field field;
-    if (const char* error = parse_field(line, field)) return error;
+    if (parse_field(line, field) != nullptr) return "has a malformed header line";
     const auto& [name, value] = field;
     if (equal_ignoring_case(name, "content-length")) {
       std::size_t length = 0;
@@ -147,8 +147,8 @@ const char* ChunkedBody::decode(std::string& bytes, std::string& data) {
         trailers_ += unread - rest.size();
         if (line->empty()) {
           part_ = Part::kDone;
-        } else if (const char* wrong = parse_field(*line, field)) {
-          error = wrong;
+        } else if (parse_field(*line, field) != nullptr) {
+          error = "has a malformed trailer";
         } else if (trailers_ > kMaxResponseHead) {
           error = "has endless trailers";
         }

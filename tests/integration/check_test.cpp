@@ -1,3 +1,8 @@
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <fstream>
+
 #include "integration/harness.hpp"
 
 namespace tests {
@@ -52,6 +57,31 @@ TEST_P(Check, TakesTwoSecondsAtMost) {
         5, [&](std::size_t) { expect_unhealthy(upstream.port(), "no answer within 2s"); });
     expect_in_time(timings, 2s + 200ms, mode);  // which has to start and to end as well
   }
+}
+
+TEST_P(Check, GoesOnToTheSecondAddressWhereTheFirstSaysNothing) {
+  std::ifstream ipv6("/proc/net/if_inet6");
+  if (ipv6.peek() == std::ifstream::traits_type::eof()) GTEST_SKIP() << "there is no IPv6 here";
+  Service service(binary);
+  sockaddr_in6 address{};
+  address.sin6_family = AF_INET6;
+  address.sin6_port = htons(service.port());
+  address.sin6_addr = in6addr_loopback;
+  const auto* loopback = reinterpret_cast<const sockaddr*>(&address);
+  const auto socket = [] {
+    const int type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
+    return UniqueFd(check(::socket(AF_INET6, type, 0), "socket"));
+  };
+  const UniqueFd silent = socket();
+  check(::bind(silent.get(), loopback, sizeof address), "bind");
+  check(::listen(silent.get(), 0), "listen");
+  std::vector<UniqueFd> backlog;  // full: the kernel lets further connections wait
+  for (int i = 0; i < 4; ++i) {
+    backlog.push_back(socket());
+    ::connect(backlog.back().get(), loopback, sizeof address);
+  }
+  const auto result = run(binary, {"--check", "--host=::", port_flag(service.port())});
+  EXPECT_EQ(result.code, 0) << result.err;
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, Check, testing::Values("service-a", "service-b"), service_name);

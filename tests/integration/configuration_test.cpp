@@ -48,6 +48,9 @@ void expect_refused(const Outcome& result, int code, const std::vector<std::stri
   EXPECT_EQ(result.out, "");
   EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
   EXPECT_TRUE(result.err.ends_with("\n"));
+  for (const char* moves_the_cursor : {"\r", "\x1b"}) {  // and hides the rest of the line
+    EXPECT_EQ(result.err.find(moves_the_cursor), std::string::npos) << result.err;
+  }
   for (const auto& each : wanted) {
     EXPECT_NE(result.err.find(each), std::string::npos) << each << " in " << result.err;
   }
@@ -123,8 +126,9 @@ TEST_P(Configuration, TheHostOfAllIpv6AddressesIsThatOfAllIpv4AddressesToo) {
 }
 
 TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
-  const std::vector<std::string> numbers{"",     "abc", "-1", "1.5", "99999999999999999999",
-                                         "0x10", "1 ",  " 1", "+1"};
+  const std::vector<std::string> numbers{"",     "abc",     "-1", "1.5", "99999999999999999999",
+                                         "0x10", "1 ",      " 1", "+1",  "1\r",
+                                         "1\n",  "\x1b[2K1"};
   // More of them are refused by the functions that read them: unit/options_test.cpp, url_test.cpp.
   const std::vector<std::string> durations{"", "5", "abc", "-1s", "1m", "1 s", "99999999s"};
   const std::vector<std::string> urls{"",           "x",          "https://x",
@@ -157,14 +161,24 @@ TEST_P(Configuration, AWrongValueIsOneClearLineAndExitCode2) {
   for (const auto& [flag, values, accepted] : table) {
     for (const auto& wrong : values) {
       SCOPED_TRACE(testing::Message() << flag << "='" << wrong << "'");
-      auto one_line = "'" + wrong + "'";
-      std::replace(one_line.begin(), one_line.end(), '\n', ' ');
-      expect_refused(run(binary, {flag + "=" + wrong}), 2, {flag, one_line, accepted});
+      std::string shown = "'";
+      for (const char c : wrong) {
+        shown += c == '\r'     ? "\\r"
+                 : c == '\n'   ? "\\n"
+                 : c == '\x1b' ? "\\u001b"
+                               : std::string(1, c);
+      }
+      shown += "'";
+      expect_refused(run(binary, {flag + "=" + wrong}), 2, {flag, shown, accepted});
       if (wrong.empty()) continue;  // an empty variable is as good as none
       expect_refused(run(binary, {}, {.environment = {variable(flag) + "=" + wrong}}), 2,
-                     {"environment variable " + variable(flag), one_line, accepted});
+                     {"environment variable " + variable(flag), shown, accepted});
     }
   }
+  // As a shell has it where the variable of "--port $PORT" is not set.
+  expect_refused(run(binary, {"--port"}), 2, {"--port: ", "from 0 to 65535"});
+  expect_refused(run(binary, {"--log-level", "--port=0"}), 2,
+                 {"--log-level: ", "warn, error or off"});
   for (const std::string wrong : {"--nope", "--nope=1", "-x", "hello", "--ports=1", "--PORT=1",
                                   "--port", is_a ? "--timeout=1s" : "--delay=1s"}) {
     SCOPED_TRACE(wrong);
@@ -209,6 +223,11 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
     expect_refused(run(binary, {"--port=0", "--admin-port=" + text}), 1, wanted);
   }
   EXPECT_EQ(get(first.port(), "/health").status, 200);
+  // Nobody else holds it: there is no holder to look for.
+  const auto free = std::to_string(ClosedPort().port());
+  const auto both = run(binary, {"--port=" + free, "--admin-port=" + free});
+  expect_refused(both, 1, {"--port and --admin-port are the same"});
+  EXPECT_EQ(both.err.find("ss -ltnp"), std::string::npos) << both.err;
 }
 
 TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {

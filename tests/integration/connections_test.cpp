@@ -124,12 +124,12 @@ TEST(Connections, MayHaveAnEmptyLineBehindARequest) {
 
 // All deadlines have passed when it goes on.
 TEST(Connections, KeepWhatComesWhileTheServiceIsStopped) {
-  auto a = start_a({"--idle-timeout=500ms"});
+  auto a = start_a({"--idle-timeout=3s"});
   auto idle = connect_and_send(a.port(), 100, kHealth);
   for (auto& each : idle) EXPECT_EQ(ask(each, "").status, 200);
   a.process().hang();
   for (auto& each : idle) each.send(kHealth);
-  std::this_thread::sleep_for(600ms);
+  std::this_thread::sleep_for(3100ms);
   a.process().signal(SIGCONT);
   for (auto& each : idle) EXPECT_EQ(ask(each, "").status, 200);
 }

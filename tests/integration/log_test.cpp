@@ -1,6 +1,8 @@
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 
@@ -211,6 +213,8 @@ TEST(LogForm, IsTextInColourInATerminalUnlessToldOtherwise) {
                         {true, {"NO_COLOR="}, {}, true, true},
                         {true, {"NO_COLOR=1"}, {}, true, false},
                         {true, {"NO_COLOR=1", "CLICOLOR_FORCE=1"}, {}, true, false},
+                        {true, {"TERM=dumb"}, {}, true, false},
+                        {true, {"TERM=dumb", "CLICOLOR_FORCE=1"}, {}, true, true},
                         {true, {}, {"--log-format=logfmt"}, false, false},
                         {true, {"LOG_FORMAT=logfmt"}, {}, false, false},
                         {false, {}, {}, false, false},
@@ -263,6 +267,35 @@ TEST(LostLines, AreCountedWhereStdoutTakesNone) {
     EXPECT_EQ(a.process->wait(kPatience), 0);
   }
   EXPECT_EQ(dropped(start_a().port()), 0);
+}
+
+// Several services may share a pipe, and what one write(2) gives it stays together: pipe(7).
+TEST(LogLines, AreWrittenWhole) {
+  std::array<int, 2> pair{};
+  check(::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair.data()), "socketpair");
+  const UniqueFd ours(pair[0]);
+  UniqueFd its(pair[1]);
+  const auto port = lasting_port();
+  Process process(
+      {"bash", "-c", "exec \"$0\" \"$1\" >&3", kServiceA, "--port=" + std::to_string(port)},
+      {.file_3 = its.get()});
+  its.reset();
+  const auto receive = [&ours] {  // what was written at once
+    std::string written(65'536, '\0');
+    const auto size = ::recv(ours.get(), written.data(), written.size(), 0);
+    written.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+    return written;
+  };
+  receive();  // that it listens
+  Connection client(port);
+  std::string hundred;
+  for (int i = 0; i < 100; ++i) hundred += request_text("/health");
+  ASSERT_TRUE(client.send(hundred));
+  for (std::ptrdiff_t lines = 0; lines < 100;) {
+    const auto written = receive();
+    ASSERT_TRUE(written.ends_with("\n")) << written;
+    lines += std::count(written.begin(), written.end(), '\n');
+  }
 }
 
 // Otherwise the next descriptor made, such as a socket, would be stdout, and get the log.

@@ -38,6 +38,17 @@ class NotifySocket {
   NotifySocket(const NotifySocket&) = delete;
   NotifySocket& operator=(const NotifySocket&) = delete;
 
+  // Until it takes no more.
+  void fill() const {
+    sockaddr_un address{};
+    socklen_t size = sizeof address;
+    auto* const name = reinterpret_cast<sockaddr*>(&address);
+    check(::getsockname(fd_.get(), name, &size), "getsockname");
+    const UniqueFd sender(check(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket"));
+    while (::sendto(sender.get(), "", 1, MSG_DONTWAIT, name, size) == 1) {
+    }
+  }
+
   std::string variable() const { return "NOTIFY_SOCKET=" + name_; }
 
   // The next message; empty when none comes within `timeout`.
@@ -80,6 +91,14 @@ TEST_P(Systemd, IsToldWhenTheServiceIsReadyAndWhenItStops) {
     EXPECT_EQ(service.process().wait(kPatience), 0);
     EXPECT_EQ(manager.next(0ms), "");
   }
+}
+
+TEST_P(Systemd, HoldsUpNoServiceByReadingNothing) {
+  NotifySocket manager(false);
+  manager.fill();
+  Service service(binary, {}, {.environment = {manager.variable()}});
+  EXPECT_EQ(get(service.port(), "/health").status, 200);
+  EXPECT_EQ(service.stop(), 0);
 }
 
 TEST_P(Systemd, IsToldNothingByAServiceThatCannotListen) {

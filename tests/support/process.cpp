@@ -39,10 +39,10 @@ Pipe make_pipe() {
 // The variables that configure the services, and their colours. A test must see the defaults even
 // where the developer's shell or the CI sets, say, PORT.
 std::vector<std::string> service_variables() {
-  return {"HOST",          "PORT",          "LOG_LEVEL",  "LOG_FORMAT",         "MAX_CONNECTIONS",
-          "DRAIN_DELAY",   "IDLE_TIMEOUT",  "ADMIN_PORT", "ERROR_RATE",         "DRAIN_TIMEOUT",
-          "DELAY",         "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS", "NO_COLOR",
-          "CLICOLOR_FORCE"};
+  return {"HOST",           "PORT",          "LOG_LEVEL",  "LOG_FORMAT",         "MAX_CONNECTIONS",
+          "DRAIN_DELAY",    "IDLE_TIMEOUT",  "ADMIN_PORT", "ERROR_RATE",         "DRAIN_TIMEOUT",
+          "DELAY",          "SERVICE_A_URL", "TIMEOUT",    "MAX_UPSTREAM_CALLS", "NO_COLOR",
+          "CLICOLOR_FORCE", "TERM"};
 }
 
 std::vector<std::string> make_environment(const ProcessOptions& options) {

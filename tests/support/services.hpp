@@ -18,6 +18,6 @@ inline const std::string kServiceB = service_binary("service-b");
 // A service that is watched by a sanitizer is slow and large.
 inline const bool kSanitized = is_sanitized(kServiceA) || is_sanitized(kServiceB);
 // What it may have on top of each promise in time.
-inline constexpr std::chrono::milliseconds kSanitizerSlack{500};
+inline constexpr std::chrono::milliseconds kSanitizerSlack{3'000};
 
 }  // namespace tests

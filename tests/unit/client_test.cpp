@@ -11,6 +11,7 @@
 
 #include "support/faulty_upstream.hpp"
 #include "support/posix.hpp"
+#include "unit/no_threads.hpp"
 #include "unit/run_on_fiber.hpp"
 
 namespace common::http {
@@ -82,6 +83,19 @@ TEST(Client, WhatArrivesBetweenTwoCallsIsNotTheAnswerToTheSecond) {
   ::shutdown(listener.get(), SHUT_RDWR);
   upstream.join();
   EXPECT_EQ(bodies, (std::vector<std::string>{"first", "second"}));
+}
+
+TEST(Client, IsOverloadedWhereThereIsNoThreadForTheLookUp) {
+  Loop loop;
+  Client client({"localhost", 1}, {}, 1);
+  tests::run_on_fiber(loop, [&] {
+    const tests::NoThreads none;
+    const auto answer = client.get("/", {});
+    const auto* const failure = std::get_if<CallFailure>(&answer);
+    ASSERT_NE(failure, nullptr);
+    EXPECT_EQ(failure->error, CallError::kOverloaded);
+    EXPECT_EQ(failure->detail, "no thread for the look-up");
+  });
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <pthread.h>
 
 #include <algorithm>
 #include <array>
@@ -21,6 +20,7 @@
 #include "support/eventually.hpp"
 #include "support/name_server.hpp"
 #include "support/process.hpp"
+#include "unit/no_threads.hpp"
 
 namespace common::http {
 namespace {
@@ -303,19 +303,15 @@ TEST(Resolver, ItsEndWaitsForWhomItCalls) {
 }
 
 TEST(Resolver, WantOfThreadsIsAFailedLookUp) {
-  pthread_attr_t usual;
-  pthread_attr_t impossible;
-  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
-  ASSERT_EQ(pthread_getattr_default_np(&impossible), 0);
-  pthread_attr_setstacksize(&impossible, std::size_t{1} << 46);  // no thread can have that
   Resolver resolver("localhost", kPort);
   for (const bool found_before : {false, true}) {
     if (found_before) {
       EXPECT_NE(resolve(resolver), Addresses{});
     }
-    pthread_setattr_default_np(&impossible);
-    EXPECT_EQ(resolve(resolver) != Addresses{}, found_before);
-    pthread_setattr_default_np(&usual);
+    const tests::NoThreads none;
+    const auto found = start(resolver).get();
+    EXPECT_EQ(!found.addresses.empty(), found_before);
+    EXPECT_EQ(found.no_thread, !found_before);
   }
 }
 

@@ -179,6 +179,7 @@ TEST(ResponseHead, SaysWhatIsWrong) {
   };
   EXPECT_EQ(error("nonsense"), "is not HTTP/1");
   EXPECT_EQ(error(with_head(16'385)), "has a head larger than 16 KiB");
+  EXPECT_EQ(error(ok("X: 1\r\n 2\r\n")), "has a malformed header line");
 }
 
 TEST(ChunkedBody, HandsOutTheDataAndLeavesWhatIsBehindIt) {
