@@ -55,11 +55,14 @@ TEST_F(StopUnderLoad, LosesNoRequestThatWasTakenAndTakesNoLongerThanItMust) {
 
 TEST(Stop, AtRandomMomentsOfTheStart) {
   std::mt19937 random(chaos_seed());
+  const auto begin = Clock::now();
+  const Service first(kServiceA);
+  const auto twice_a_start = static_cast<int>(2 * (Clock::now() - begin) / milliseconds(1)) + 1;
   int clean = 0;
   int before_it_listened = 0;
   for (int i = 0; i < (kSanitized ? 20 : 60); ++i) {
     Process process({random() % 2 == 0 ? kServiceA : kServiceB, "--port=0"});
-    pause(random, 0, kSanitized ? 400 : 40);
+    pause(random, 0, twice_a_start);
     process.signal(SIGTERM);
     const auto status = process.wait(kPatience);
     const auto out = process.out();
