@@ -396,6 +396,8 @@ manifests() {
     [pods] | all(seconds("DRAIN_DELAY") > 0
       and .terminationGracePeriodSeconds > seconds("DRAIN_DELAY") + seconds("DRAIN_TIMEOUT"))'
   # shellcheck disable=SC2016
+  holds "pods are on different nodes also where nodes have no zone: a second constraint would count only nodes that have one" '
+    [pods | .topologySpreadConstraints | map(.topologyKey)] == [range(2) | ["kubernetes.io/hostname"]]'
   holds "probes and Prometheus ask the admin port" '
     [of("Deployment").spec.template | .metadata.annotations["prometheus.io/port"] as $port | .spec
       | (variable("ADMIN_PORT") == $port) and (.containers[0] | [.startupProbe, .livenessProbe, .readinessProbe]
@@ -403,7 +405,7 @@ manifests() {
   holds "the security context is the restricted one, without a token" '
     [pods] | all(.securityContext.runAsNonRoot and .securityContext.seccompProfile.type == "RuntimeDefault"
       and .automountServiceAccountToken == false
-      and (.containers[0].securityContext | .readOnlyRootFilesystem and .allowPrivilegeEscalation == false
+      and (.containers[0].securityContext | .runAsGroup > 0 and .readOnlyRootFilesystem and .allowPrivilegeEscalation == false
            and .capabilities.drop == ["ALL"]))'
 }
 

@@ -204,6 +204,10 @@ check "3 pods of A and 2 of B are ready" within 120 eval 'ready service-a 3 && r
 nodes=$(kubectl get nodes -o name | wc -l)
 spread=$(pods service-a .spec.nodeName | xargs -n 1 | sort -u | wc -l)
 check "A is on $spread of $nodes nodes" [ "$spread" -ge $((nodes > 1 ? 2 : 1)) ]
+for each in service-a service-b; do
+  # shellcheck disable=SC2016  # bash's variable there
+  check "$each has neither root's user nor its group" [ "$(k exec "deployment/$each" -- bash -c 'echo "$UID $(id -G)"')" = "10001 10001" ]
+done
 
 say "A rolling restart of A"
 start_load
