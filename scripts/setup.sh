@@ -23,7 +23,10 @@ command -v kubectl >/dev/null || manifest_packages+=(kubernetes-client)
 
 case "${1-}" in
   "") ;;
-  dev) packages+=("${dev_packages[@]}" "${manifest_packages[@]}") ;;
+  dev)
+    packages+=("${dev_packages[@]}")
+    # npm brings 340 packages, and Debian 12's own kubectl is too old for the manifests.
+    if command -v kubectl >/dev/null; then packages+=("${manifest_packages[@]}"); fi ;;
   bench) packages+=("${bench_packages[@]}") ;;
   deploy) packages+=("${deploy_packages[@]}" "${manifest_packages[@]}") ;;
   *) usage >&2; exit 2 ;;
