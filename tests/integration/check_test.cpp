@@ -1,9 +1,8 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <fstream>
-
 #include "integration/harness.hpp"
+#include "support/network.hpp"
 
 namespace tests {
 namespace {
@@ -60,8 +59,7 @@ TEST_P(Check, TakesTwoSecondsAtMost) {
 }
 
 TEST_P(Check, GoesOnToTheSecondAddressWhereTheFirstSaysNothing) {
-  std::ifstream ipv6("/proc/net/if_inet6");
-  if (ipv6.peek() == std::ifstream::traits_type::eof()) GTEST_SKIP() << "there is no IPv6 here";
+  if (!has_ipv6()) GTEST_SKIP() << "there is no IPv6 here";
   Service service(binary);
   sockaddr_in6 address{};
   address.sin6_family = AF_INET6;

@@ -1,6 +1,5 @@
-#include <fstream>
-
 #include "integration/harness.hpp"
+#include "support/network.hpp"
 
 namespace tests {
 namespace {
@@ -115,8 +114,7 @@ TEST_P(Configuration, TheHostIsTheOnlyAddressThatIsListenedOn) {
 }
 
 TEST_P(Configuration, TheHostOfAllIpv6AddressesIsThatOfAllIpv4AddressesToo) {
-  std::ifstream ipv6("/proc/net/if_inet6");
-  if (ipv6.peek() == std::ifstream::traits_type::eof()) GTEST_SKIP() << "there is no IPv6 here";
+  if (!has_ipv6()) GTEST_SKIP() << "there is no IPv6 here";
   for (const std::string host : {"::", "0::0", "::ffff:127.0.0.1"}) {
     const Service service(binary, {"--host=" + host});
     const auto port = "--port=" + std::to_string(service.port());

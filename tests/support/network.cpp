@@ -77,6 +77,11 @@ std::optional<std::string> why_no_network() {
   return std::nullopt;
 }
 
+bool has_ipv6() {
+  std::ifstream addresses("/proc/net/if_inet6");
+  return addresses.peek() != std::ifstream::traits_type::eof();
+}
+
 bool can_filter_packets() {
   try {
     return run_program({"nft", "list", "tables"}).status == 0;

@@ -13,6 +13,8 @@ namespace tests {
 
 // Why it cannot be had here; nothing when it can.
 std::optional<std::string> why_no_network();
+// Whether this machine has an IPv6 address, that of its loopback included.
+bool has_ipv6();
 // Whether nft(8) is there and works, for faults that ip(8) cannot make.
 bool can_filter_packets();
 
