@@ -131,7 +131,7 @@ TEST(HostileClients, ThatNeverReadSlowNobodyDown) {
       return Clock::now() > begin + 3s;
     });
     // They keep the processors busy, which a control that only sleeps doesn't feel.
-    expect_in_time(timings, 10 * kQuick, "/health beside 50 that never read");
+    expect_in_time(timings, 10 * kQuick, "/health beside 50 that never read", 2s);
     // What is not sent is bounded by four answers, what is not read by 16 KiB and a head; a string
     // may hold twice that.
     if (!kSanitized) {

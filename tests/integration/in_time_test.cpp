@@ -10,8 +10,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t kMany = 20;
-constexpr auto kMargin = 50ms;   // the contract's word: within the budget and 50 ms
-constexpr auto kAtOnce = 100ms;  // for twenty callers, who share the processors with the services
+constexpr auto kMargin = 50ms;  // the contract's word: within the budget and 50 ms
+
 // That twenty calls of `b` at once end with that reason, when `budget` is over, and no later than
 // the contract allows.
 void expect_timeouts(const Service& b, milliseconds budget, const std::string& what) {
@@ -77,15 +77,16 @@ TEST_F(BudgetInANetwork, HoldsForANameServerThatSaysNothing) {
 
 // --- what is answered at once, and not after the budget
 
-// That twenty requests at once are answered so, each within `limit`.
-void expect_answers(const Service& service, const std::string& target, int status,
-                    const std::string& reason, milliseconds limit) {
+// That twenty requests at once are answered so. They share the processors with the services, which
+// the control, that only sleeps, does not feel on a busy machine.
+void expect_at_once(const Service& service, const std::string& target, int status,
+                    const std::string& reason) {
   const auto timings = time_at_once(kMany, [&](std::size_t) {
     const auto result = get(service.port(), target);
     EXPECT_EQ(result.status, status) << target << ": " << result.error;
     EXPECT_EQ(result.field("reason"), reason) << target;
   });
-  expect_in_time(timings, limit, target + " " + reason);
+  expect_in_time(timings, 100ms, target + " " + reason, 300ms);
 }
 
 TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {
@@ -93,9 +94,9 @@ TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {
   auto b = start_b(upstream.url(), {"--timeout=60s"});
   auto hung = connect_and_send(b.port(), 64, request_text(kCall));
   ASSERT_TRUE(eventually([&] { return upstream.requests().size() == 64; }));
-  expect_answers(b, kCall, 503, "overloaded", kAtOnce);
+  expect_at_once(b, kCall, 503, "overloaded");
   for (const std::string target : {"/health", "/ready", "/metrics", "/nope"}) {
-    expect_answers(b, target, target == "/nope" ? 404 : 200, "(none)", kAtOnce);
+    expect_at_once(b, target, target == "/nope" ? 404 : 200, "(none)");
   }
   EXPECT_EQ(upstream.connections(), 64U);  // overloaded calls nobody
   for (auto& each : hung) EXPECT_FALSE(each.read_response(0ms));
@@ -105,7 +106,7 @@ TEST(AtOnce, EverythingElseIsAnsweredBesideDelayedAnswers) {
   auto a = start_a({"--delay=60s"});
   auto late = connect_and_send(a.port(), 64, request_text("/echo"));  // more than threads
   for (const std::string target : {"/health", "/ready", "/metrics", "/nope"}) {
-    expect_answers(a, target, target == "/nope" ? 404 : 200, "(none)", kAtOnce);
+    expect_at_once(a, target, target == "/nope" ? 404 : 200, "(none)");
   }
   for (auto& each : late) EXPECT_FALSE(each.read_response(0ms));
 }

@@ -61,8 +61,9 @@ long percentile(const std::map<long, std::size_t>& counts, double share);
 std::vector<Timing> time_at_once(std::size_t count, const std::function<void(std::size_t)>& call);
 
 // Fails the test unless there are timings, half of them are within `limit`, and each is within
-// `limit` and what the machine lost meanwhile. The services have kSanitizerSlack more under a
-// sanitizer. `what` names the promise.
-void expect_in_time(std::vector<Timing> timings, Clock::duration limit, const std::string& what);
+// `slowest`, or else `limit`, and what the machine lost meanwhile. The services have
+// kSanitizerSlack more under a sanitizer. `what` names the promise.
+void expect_in_time(std::vector<Timing> timings, Clock::duration limit, const std::string& what,
+                    Clock::duration slowest = {});
 
 }  // namespace tests
