@@ -37,7 +37,7 @@ bool looks_like_framing(std::string_view name) {
   return spells("contentlength") || spells("transferencoding");
 }
 
-struct Parser {
+struct RequestParser {
   RequestHead head;
 
   Refusal refuse(int status, const char* error) const {
@@ -169,7 +169,7 @@ std::string RequestHead::list(std::string_view name) const {
 }
 
 std::variant<IncompleteHead, RequestHead, Refusal> parse_request_head(std::string_view bytes) {
-  Parser parser;
+  RequestParser parser;
   std::size_t position = 0;
   bool has_request_line = false;
   // RFC 9112, section 2.2: one empty line before the request line is ignored.

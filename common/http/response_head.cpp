@@ -27,7 +27,7 @@ std::optional<std::string_view> take_line(std::string_view& bytes, const char*& 
   return line.substr(0, line.size() - 1);
 }
 
-struct Parser {
+struct ResponseParser {
   ResponseHead head;
   bool http_1_0 = false;
   Persistence persistence;
@@ -81,7 +81,7 @@ struct Parser {
 
 std::variant<IncompleteHead, ResponseHead, MalformedResponse> parse_response_head(
     std::string_view bytes) {
-  Parser parser;
+  ResponseParser parser;
   auto rest = bytes;
   bool at_status_line = true;
   for (;;) {
