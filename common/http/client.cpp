@@ -428,7 +428,7 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
   CallFailure failure{CallError::kTimeout, "looking the name up"};
   auto found = resolve(deadline);
   if (found) {
-    failure = {found->no_thread ? CallError::kOverloaded : CallError::kDnsFailure, found->error};
+    failure = {found->overloaded ? CallError::kOverloaded : CallError::kDnsFailure, found->error};
   }
   while (found) {
     for (const auto& address : found->addresses) {

@@ -1,7 +1,9 @@
 #include "common/http/resolver.hpp"
 
 #include <netdb.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -11,21 +13,36 @@
 #include <thread>
 #include <utility>
 
+#include "common/http/loop.hpp"
+
 namespace common::http {
 namespace {
 
 constexpr std::chrono::milliseconds kPatience{25};
 constexpr std::size_t kMaxAddresses = 32;  // a name may have thousands: no call has time for more
+constexpr long kMaxThreads = 16;
 
-Resolution get_addresses(const std::string& host, std::uint16_t port, int family, int flags = 0) {
+/// What getaddrinfo(3) says.
+struct Answer {
+  Resolution found;
+  bool none = false;  // nobody knows such an address; not that somebody could not be asked
+};
+
+Answer get_addresses(const std::string& host, std::uint16_t port, int family, int flags = 0) {
   addrinfo hints{};
   hints.ai_flags = flags | AI_NUMERICSERV;
   hints.ai_family = family;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
   const int status = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
-  if (status == EAI_SYSTEM) return {{}, std::generic_category().message(errno)};
-  if (status != 0) return {{}, gai_strerror(status)};
+  if (status != 0) {
+    auto why = status == EAI_SYSTEM ? std::generic_category().message(errno) : gai_strerror(status);
+    // Where no file is left it says that there is no such name.
+    const int probe = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) return {{{}, std::generic_category().message(errno), true}};
+    close(probe);
+    return {{{}, std::move(why)}, status == EAI_NONAME || status == EAI_NODATA};
+  }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(list, &freeaddrinfo);
   Resolution found;
   for (const auto* each = list; each != nullptr && found.addresses.size() < kMaxAddresses;
@@ -34,8 +51,10 @@ Resolution get_addresses(const std::string& host, std::uint16_t port, int family
     address.size = each->ai_addrlen;
     std::memcpy(&address.storage, each->ai_addr, each->ai_addrlen);
   }
-  return found;
+  return {std::move(found)};
 }
+
+Resolution no_thread() { return {{}, "no thread for the look-up", true}; }
 
 /// Runs `work` on a thread that nobody waits for. Returns false for want of threads.
 template <typename Work>
@@ -53,24 +72,37 @@ bool start_thread(Work work) {
 struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   struct LookUp {
     const int family;
-    enum { kIdle, kAsked, kLate, kAnswered } state = kIdle;  // kLate: asked in an earlier round
+    enum { kIdle, kAsked, kAnswered } state = kIdle;
+    std::uint64_t round = 0;  // in which it was asked
+    Clock::time_point begun{};
+    // The rounds in which the addresses of this family that are known were asked for, and in which
+    // there were none for certain. 0: never.
+    std::uint64_t known_in = 0;
+    std::uint64_t none_in = 0;
   };
 
-  Shared(std::string name, std::uint16_t number) : host(std::move(name)), port(number) {}
+  Shared(std::string name, std::uint16_t number, std::chrono::milliseconds time)
+      : host(std::move(name)), port(number), give_up_after(time) {}
 
   void serve();
   void look_up(std::unique_lock<std::mutex>& lock);
   void ask(LookUp& look_up);
-  void take(LookUp& look_up, Resolution found);
+  void take(LookUp& look_up, std::uint64_t asked_in, Answer answer);
+  void forget(const LookUp& kind);
+  bool is_new(const LookUp& look_up, int wanted) const {
+    return look_up.state == wanted && look_up.round == round;
+  }
 
   const std::string host;
   const std::uint16_t port;
+  const std::chrono::milliseconds give_up_after;
   std::mutex mutex;  // guards all below
   std::condition_variable changed;
   LookUp both{AF_UNSPEC};
   LookUp v4{AF_INET};
   LookUp v6{AF_INET6};
-  Resolution known{{}, "no thread for the look-up", true};  // the last addresses
+  std::uint64_t round = 0;
+  Resolution known{{}, "no answer"};  // the last addresses
   std::vector<Done> waiting;
   enum { kIdle, kLookingUp, kCalling } state = kIdle;  // of the thread in serve()
 };
@@ -82,7 +114,7 @@ void Resolver::Shared::serve() {
     look_up(lock);
     const auto ready = std::exchange(waiting, {});
     auto result = known;
-    result.complete = both.state == LookUp::kAnswered ||
+    result.complete = is_new(both, LookUp::kAnswered) ||
                       (v4.state == LookUp::kAnswered && v6.state == LookUp::kAnswered);
     state = kCalling;
     lock.unlock();
@@ -96,57 +128,95 @@ void Resolver::Shared::serve() {
 
 /// One round. Returns when `known` is what to go on with.
 void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
+  ++round;
   for (auto* each : {&both, &v4, &v6}) {
-    if (each->state == LookUp::kAsked) each->state = LookUp::kLate;
     if (each->state == LookUp::kAnswered) each->state = LookUp::kIdle;
   }
+  // A look-up that was asked in an earlier round is not waited for: what it says may be old.
+  const auto answered = [this] { return is_new(both, LookUp::kAnswered); };
+  const auto apart = [this] { return !is_new(v4, LookUp::kAsked) && !is_new(v6, LookUp::kAsked); };
   ask(both);
-  changed.wait_for(lock, kPatience, [&] { return both.state != LookUp::kAsked; });
-  if (both.state == LookUp::kAnswered) return;
+  changed.wait_for(lock, kPatience, [this] { return !is_new(both, LookUp::kAsked); });
+  if (answered()) {
+    // It is content with one family, though the question for the other may have failed.
+    for (auto [kind, other] : {std::pair(&v4, &v6), std::pair(&v6, &v4)}) {
+      if (other->known_in == round && kind->known_in != 0 && kind->known_in < round) {
+        ask(*kind);
+      }
+    }
+    changed.wait_for(lock, kPatience, apart);
+    return;
+  }
   ask(v4);
   ask(v6);
-  const auto answered = [&] { return both.state == LookUp::kAnswered; };
-  changed.wait(lock, [&] { return answered() || !known.addresses.empty(); });
-  changed.wait_for(lock, kPatience, [&] {
-    return answered() || (v4.state != LookUp::kAsked && v6.state != LookUp::kAsked);
-  });
+  changed.wait_for(lock, give_up_after, [&] { return answered() || !known.addresses.empty(); });
+  changed.wait_for(lock, kPatience, [&] { return answered() || apart(); });
 }
 
 /// Starts a look-up, unless it is under way.
 void Resolver::Shared::ask(LookUp& look_up) {
-  if (look_up.state != LookUp::kIdle) return;
-  const bool started = start_thread([self = shared_from_this(), &look_up] {
-    self->take(look_up, get_addresses(self->host, self->port, look_up.family));
+  const auto now = Clock::now();
+  if (look_up.state == LookUp::kAsked && now - look_up.begun < give_up_after) return;
+  if (weak_from_this().use_count() > kMaxThreads) return;  // each owns this
+  look_up.round = round;
+  look_up.begun = now;
+  const bool started = start_thread([self = shared_from_this(), &look_up, asked_in = round] {
+    self->take(look_up, asked_in, get_addresses(self->host, self->port, look_up.family));
   });
   look_up.state = started ? LookUp::kAsked : LookUp::kAnswered;
+  if (!started && known.addresses.empty()) known = no_thread();
 }
 
-void Resolver::Shared::take(LookUp& look_up, Resolution found) {
+void Resolver::Shared::take(LookUp& look_up, std::uint64_t asked_in, Answer answer) {
   const std::lock_guard lock(mutex);
+  if (look_up.round != asked_in) return;  // it was given up
   look_up.state = LookUp::kAnswered;
-  known.no_thread = false;
+  auto& found = answer.found.addresses;
+  for (auto* kind : {&v4, &v6}) {
+    if (answer.none && kind == &look_up) kind->none_in = asked_in;
+    const auto is_of_it = [kind](const SocketAddress& each) {
+      return each.storage.ss_family == kind->family;
+    };
+    // Where none is found, those that are known stay in use: the answer for them may be lost.
+    if (std::ranges::none_of(found, is_of_it)) continue;
+    if (kind->known_in > asked_in) {
+      std::erase_if(found, is_of_it);
+    } else {
+      forget(*kind);
+      kind->known_in = asked_in;
+    }
+  }
   auto& addresses = known.addresses;
-  if (!found.addresses.empty()) {
-    // Those of the other family stay in use: the answer for them may be lost.
-    std::erase_if(addresses, [&](const SocketAddress& each) {
-      return look_up.family == AF_UNSPEC || look_up.family == each.storage.ss_family;
-    });
-    addresses.insert(look_up.family == AF_INET6 ? addresses.end() : addresses.begin(),
-                     found.addresses.begin(), found.addresses.end());
+  addresses.insert(look_up.family == AF_INET6 ? addresses.end() : addresses.begin(), found.begin(),
+                   found.end());
+  // A family that is no more, while the other one is, has no use.
+  for (auto [kind, other] : {std::pair(&v4, &v6), std::pair(&v6, &v4)}) {
+    if (kind->none_in > kind->known_in && other->known_in >= kind->none_in) {
+      forget(*kind);
+      kind->known_in = 0;
+    }
+  }
+  if (addresses.empty()) {
+    known = std::move(answer.found);
+  } else {
     known.error.clear();
-  } else if (addresses.empty()) {
-    known.error = std::move(found.error);
+    known.overloaded = false;
   }
   changed.notify_all();
 }
 
-Resolver::Resolver(std::string host, std::uint16_t port) {
+void Resolver::Shared::forget(const LookUp& kind) {
+  std::erase_if(known.addresses,
+                [&](const SocketAddress& each) { return each.storage.ss_family == kind.family; });
+}
+
+Resolver::Resolver(std::string host, std::uint16_t port, std::chrono::milliseconds give_up_after) {
   // A zone is the name of an interface, whose number may change: looked up each time.
   if (host.find('%') == std::string::npos) {
-    auto found = get_addresses(host, port, AF_UNSPEC, AI_NUMERICHOST);
+    auto found = get_addresses(host, port, AF_UNSPEC, AI_NUMERICHOST).found;
     if (!found.addresses.empty()) literal_ = std::move(found);
   }
-  shared_ = std::make_shared<Shared>(std::move(host), port);
+  shared_ = std::make_shared<Shared>(std::move(host), port, give_up_after);
 }
 
 Resolver::~Resolver() {
@@ -162,7 +232,7 @@ void Resolver::resolve(Done done) {
     shared_->state = Shared::kLookingUp;
   }
   if (shared_->state != Shared::kIdle) return shared_->waiting.push_back(std::move(done));
-  const auto result = shared_->known;
+  const auto result = shared_->known.addresses.empty() ? no_thread() : shared_->known;
   lock.unlock();
   done(result);
 }

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -24,7 +25,7 @@ struct SocketAddress {
 struct Resolution {
   std::vector<SocketAddress> addresses;  ///< in the order in which to try them
   std::string error;                     ///< why there are none, for a person
-  bool no_thread = false;                ///< that is why: none could be started
+  bool overloaded = false;               ///< that is why: no thread or no file is left
   bool complete = true;                  ///< no look-up that may bring others is under way
 };
 
@@ -36,17 +37,20 @@ struct Resolution {
 /// well. As soon as one is there, the other has 25 ms left (RFC 8305, section 3); IPv4 is first.
 ///
 /// The addresses that were found last stay in use while a look-up fails, or takes over 50 ms; so do
-/// those of one family while only the other's are found. What it finds in the end is used from then
-/// on.
+/// those of one family while only the other's are found, unless that family is known to have none.
+/// What it finds in the end is used from then on, but for what a later look-up has found already.
 ///
 /// A look-up can't be cancelled, so it has a thread that nobody waits for. All callers share these:
-/// two while names are looked up, at most four when no name server answers. Thread-safe.
+/// two while names are looked up, at most four when no name server answers. One that takes over a
+/// minute is given up, and another one begun: getaddrinfo waits for ever where a name server goes
+/// away in the middle of an answer over TCP. Then there may be 16 threads. Thread-safe.
 class Resolver {
  public:
   using Done = std::function<void(const Resolution&)>;
 
   /// `host`: a name, or an IP address, perhaps with a zone (fe80::1%eth0).
-  Resolver(std::string host, std::uint16_t port);
+  Resolver(std::string host, std::uint16_t port,
+           std::chrono::milliseconds give_up_after = std::chrono::minutes(1));
   /// Ends no look-up and waits for none. Afterwards, no `done` is called any more.
   ~Resolver();
   Resolver(const Resolver&) = delete;
@@ -57,7 +61,7 @@ class Resolver {
 
   /// Calls `done` once, on any thread, perhaps before this returns. As long as no address has ever
   /// been found, that may be late or never: the caller needs a deadline of its own. `done` must not
-  /// throw, nor destroy this. Want of threads is a failed look-up, and no exception.
+  /// throw, nor destroy this. Want of threads or files is a failed look-up, and no exception.
   void resolve(Done done);
 
  private:

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <list>
 
 namespace tests {
 
@@ -30,6 +31,7 @@ NameServer::~NameServer() {
 }
 
 void NameServer::serve() {
+  std::list<std::jthread> answers;
   std::array<pollfd, 2> polled{{{socket_.fd.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
   while (::poll(polled.data(), polled.size(), -1) >= 0 && polled[1].revents == 0) {
     std::array<char, 2048> buffer{};
@@ -39,8 +41,13 @@ void NameServer::serve() {
     const auto count = ::recvfrom(socket_.fd.get(), buffer.data(), buffer.size(), 0, peer, &size);
     if (count < 12) continue;
     ++queries_;
-    const auto answer = make_answer_(std::string(buffer.data(), static_cast<std::size_t>(count)));
-    if (!answer.empty()) ::sendto(socket_.fd.get(), answer.data(), answer.size(), 0, peer, size);
+    const std::string query(buffer.data(), static_cast<std::size_t>(count));
+    answers.emplace_back([this, query, from, size] {
+      const auto answer = make_answer_(query);
+      if (answer.empty()) return;
+      ::sendto(socket_.fd.get(), answer.data(), answer.size(), 0,
+               reinterpret_cast<const sockaddr*>(&from), size);
+    });
   }
 }
 

@@ -12,8 +12,8 @@
 
 namespace tests {
 
-// A UDP name server on 127.0.0.1 that answers what `make_answer`, called on a thread of its own,
-// makes of a query; nothing where that is empty.
+// A UDP name server on 127.0.0.1 that answers what `make_answer`, called on a thread for each
+// query, makes of it; nothing where that is empty.
 class NameServer {
  public:
   using MakeAnswer = std::function<std::string(const std::string& query)>;

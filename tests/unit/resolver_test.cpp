@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -26,6 +27,7 @@ namespace common::http {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::Contains;
 using testing::UnorderedElementsAre;
 using tests::NameServer;
 using tests::PrivateEtc;
@@ -263,6 +265,58 @@ TEST(Resolver, KeepsTheAddressesOfAFamilyWhoseAnswersAreLost) {
     names.set("silence", "answer", {"fd00::4"});
     const Addresses mixed{"127.0.0.3", "fd00::4"};
     EXPECT_TRUE(tests::eventually([&] { return resolve(resolver, kSoon) == mixed; }));
+    // getaddrinfo(3) ends these look-ups with the other family alone.
+    for (const std::string failure : {"silence", "servfail", "refused", "notimp"}) {
+      names.set("answer", failure, {"127.0.0.4"});
+      const auto end = std::chrono::steady_clock::now() + (failure == "silence" ? 3s : 0s);
+      do {
+        EXPECT_THAT(resolve(resolver, kSoon).value(), Contains("fd00::4")) << failure;
+      } while (std::chrono::steady_clock::now() < end && !testing::Test::HasFailure());
+    }
+    // It is no more.
+    Resolver other(kName, kPort);
+    names.set("answer", "answer", {"127.0.0.4", "fd00::4"});
+    EXPECT_THAT(resolve(other).value(), UnorderedElementsAre("127.0.0.4", "fd00::4"));
+    names.set("answer", "nodata", {"127.0.0.5"});
+    EXPECT_TRUE(tests::eventually([&] { return resolve(other) == Addresses{"127.0.0.5"}; }, 1s));
+  });
+}
+
+TEST(Resolver, TakesNoOldAnswerThatComesLateForANewOne) {
+  IN_PRIVATE_NETWORK([](const PrivateEtc&) {
+    const Addresses before{"127.0.0.2"};
+    const Addresses after{"127.0.0.3"};
+    std::atomic<bool> moved = false;
+    const NameServer server(
+        [&](const std::string& query) {
+          const auto addresses = moved ? after : before;
+          const bool is_v6 = tests::question_of(query).is_v6;
+          std::this_thread::sleep_for(is_v6 ? 300ms : 40ms);  // a look-up for both waits for it
+          return respond(query, is_v6 ? "nodata" : "answer", addresses);
+        },
+        53);
+    Resolver resolver(kName, kPort);
+    EXPECT_EQ(resolve(resolver), before);
+    moved = true;
+    EXPECT_TRUE(tests::eventually([&] { return resolve(resolver, kSoon) == after; }));
+    for (const auto end = std::chrono::steady_clock::now() + 600ms;
+         std::chrono::steady_clock::now() < end && !testing::Test::HasFailure();) {
+      EXPECT_EQ(resolve(resolver, kSoon), after);
+    }
+  });
+}
+
+// A name server that goes away in the middle of an answer over TCP is waited for without end. Here
+// it is twenty seconds.
+TEST(Resolver, GivesUpALookUpThatHangs) {
+  IN_PRIVATE_NETWORK([](const PrivateEtc& etc) {
+    etc.set("resolv.conf", "nameserver 127.0.0.1\noptions timeout:20 attempts:1\n");
+    Names names;
+    Resolver resolver(kName, kPort, 100ms);
+    EXPECT_EQ(resolve(resolver), Addresses{});
+    const Addresses address{"127.0.0.2"};
+    names.set("answer", "answer", address);
+    EXPECT_TRUE(tests::eventually([&] { return resolve(resolver, kSoon) == address; }, 10s));
   });
 }
 
@@ -302,6 +356,18 @@ TEST(Resolver, ItsEndWaitsForWhomItCalls) {
   }
 }
 
+TEST(Resolver, WantOfFilesIsAFailedLookUp) {
+  Resolver resolver(kName, kPort);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto found = start(resolver).get();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(found.overloaded) << found.error;
+  EXPECT_EQ(found.error, "Too many open files");
+}
+
 TEST(Resolver, WantOfThreadsIsAFailedLookUp) {
   Resolver resolver("localhost", kPort);
   for (const bool found_before : {false, true}) {
@@ -311,7 +377,7 @@ TEST(Resolver, WantOfThreadsIsAFailedLookUp) {
     const tests::NoThreads none;
     const auto found = start(resolver).get();
     EXPECT_EQ(!found.addresses.empty(), found_before);
-    EXPECT_EQ(found.no_thread, !found_before);
+    EXPECT_EQ(found.overloaded, !found_before);
   }
 }
 
