@@ -271,6 +271,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
 
   /// Returns what stdout did not take. Pieces of at most PIPE_BUF bytes: after POLLOUT a pipe takes
   /// them without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// One that is only slow gets all, and may hold the stop for so long: the supervisor has a limit.
   /// They are whole lines: a pipe may have other writers, and keeps together what comes at once.
   std::string_view write(std::string_view text) {
     while (!text.empty()) {
@@ -287,6 +288,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
       if (count <= 0) continue;
       text.remove_prefix(static_cast<std::size_t>(count));
       ++writes_;
+      last_words_ = kLastWords;
     }
     return text;
   }
