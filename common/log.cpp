@@ -232,7 +232,8 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
     std::string block;
     std::uint64_t told = 0;  // of the lost lines
     std::unique_lock lock(mutex_);
-    for (bool last = false; !last;) {
+    // The last round may tell of lost lines: there is one more for that.
+    for (bool last = false; !last || !waiting_.empty();) {
       wake_.wait(lock, [this] { return ended_ || !waiting_.empty(); });
       wake_.wait_for(lock, kFlushInterval,
                      [this] { return ended_ || waiting_.size() > kFlushSize; });
