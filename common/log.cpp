@@ -13,6 +13,8 @@
 #include <climits>
 #include <condition_variable>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -107,6 +109,15 @@ bool wants_colour() {  // no-color.org, bixense.com/clicolors
     return value != nullptr && *value != '\0';
   };
   return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || (!dumb && isatty(STDOUT_FILENO) == 1));
+}
+
+/// Whether stdout is a file that ends in the middle of a line, as a full disk may have left it.
+bool is_stdout_torn() {
+  constexpr auto kStdout = "/proc/self/fd/1";  // itself may be open for writing alone
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(kStdout, ignored)) return false;
+  std::ifstream file(kStdout);
+  return file.seekg(-1, std::ios::end) && file.peek() != '\n';
 }
 
 }  // namespace
@@ -297,7 +308,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
   const std::string service_;
   const LogFormat format_;
   std::string waiting_;
-  bool torn_ = false;  // stdout has the beginning of a line; run()'s alone
+  bool torn_ = is_stdout_torn();  // stdout has the beginning of a line; run()'s alone
   std::chrono::milliseconds last_words_ = kLastWords;  // the same
   std::atomic<bool> ended_{false};
   std::atomic<std::uint64_t> writes_ = 0;

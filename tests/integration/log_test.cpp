@@ -313,10 +313,11 @@ TEST(ClosedDescriptors, AreOpenedOnDevNull) {
   }
 }
 
-TEST(LostLines, AreToldAtAStopWhereADiskThatWasFullTakesLinesAgainAndATornOneIsEnded) {
+TEST(LostLines, AreToldAtAStopWhereADiskThatWasFullTakesLinesAgainAndTornOnesAreEnded) {
   const auto path = std::filesystem::temp_directory_path() / ("log-" + std::to_string(::getpid()));
+  std::ofstream(path) << "torn by the process before";
   // A limit of the file's size is as a full disk: what fits is written, the rest is an error.
-  const auto a = start_redirected("ulimit -S -f 2; exec \"$0\" \"$2\" >\"$1\"", path);
+  const auto a = start_redirected("ulimit -S -f 2; exec \"$0\" \"$2\" >>\"$1\"", path);
   int requests = 1;
   ASSERT_TRUE(eventually([&] {
     ++requests;
