@@ -13,6 +13,8 @@
 #include <climits>
 #include <condition_variable>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -107,6 +109,15 @@ bool wants_colour() {  // no-color.org, bixense.com/clicolors
     return value != nullptr && *value != '\0';
   };
   return !is_set("NO_COLOR") && (is_set("CLICOLOR_FORCE") || (!dumb && isatty(STDOUT_FILENO) == 1));
+}
+
+/// Whether stdout is a file that ends in the middle of a line, as a full disk may have left it.
+bool is_stdout_torn() {
+  constexpr auto kStdout = "/proc/self/fd/1";  // itself may be open for writing alone
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(kStdout, ignored)) return false;
+  std::ifstream file(kStdout);
+  return file.seekg(-1, std::ios::end) && file.peek() != '\n';
 }
 
 }  // namespace
@@ -232,7 +243,8 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
     std::string block;
     std::uint64_t told = 0;  // of the lost lines
     std::unique_lock lock(mutex_);
-    for (bool last = false; !last;) {
+    // The last round may tell of lost lines: there is one more for that.
+    for (bool last = false; !last || !waiting_.empty();) {
       wake_.wait(lock, [this] { return ended_ || !waiting_.empty(); });
       wake_.wait_for(lock, kFlushInterval,
                      [this] { return ended_ || waiting_.size() > kFlushSize; });
@@ -271,6 +283,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
 
   /// Returns what stdout did not take. Pieces of at most PIPE_BUF bytes: after POLLOUT a pipe takes
   /// them without blocking (pipe(7)), so at the end a reader that hangs is noticed and left behind.
+  /// One that is only slow gets all, and may hold the stop for so long: the supervisor has a limit.
   /// They are whole lines: a pipe may have other writers, and keeps together what comes at once.
   std::string_view write(std::string_view text) {
     while (!text.empty()) {
@@ -287,6 +300,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
       if (count <= 0) continue;
       text.remove_prefix(static_cast<std::size_t>(count));
       ++writes_;
+      last_words_ = kLastWords;
     }
     return text;
   }
@@ -294,7 +308,7 @@ class Log::Sink final : public spdlog::sinks::base_sink<std::mutex>,
   const std::string service_;
   const LogFormat format_;
   std::string waiting_;
-  bool torn_ = false;  // stdout has the beginning of a line; run()'s alone
+  bool torn_ = is_stdout_torn();  // stdout has the beginning of a line; run()'s alone
   std::chrono::milliseconds last_words_ = kLastWords;  // the same
   std::atomic<bool> ended_{false};
   std::atomic<std::uint64_t> writes_ = 0;
