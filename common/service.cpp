@@ -185,7 +185,7 @@ Service::Service(const std::string& name, const Options& options)
 int Service::run(const std::vector<LogField>& configuration) {
   http::Server::Addresses addresses;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
-  const auto signals = stop_signals();
+  auto signals = stop_signals();
   end_at_once(signals, [](int) { _exit(0); });  // the look-up of a host's name may take long
   try {
     addresses = server_.bind(systemd::inherited_socket());
@@ -241,6 +241,12 @@ int Service::run(const std::vector<LogField>& configuration) {
       systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
+  // With SendSIGHUP=yes systemd sends SIGTERM and SIGHUP together: one stop. Of signals that wait
+  // the one with the lowest number comes first, see signal(7).
+  const timespec no_wait{};
+  if (signal == SIGHUP) signal = std::max(signal, sigtimedwait(&signals, nullptr, &no_wait));
+  // Closing a terminal often sends SIGHUP twice. A further one stays blocked and changes nothing.
+  sigdelset(&signals, SIGHUP);
   end_at_once(signals, [](int second) { _exit(128 + second); });
   log_.event(spdlog::level::info, "stopping",
              {{"signal", std::string("SIG") + sigabbrev_np(signal)},
