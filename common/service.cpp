@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,6 +71,9 @@ void prepare_process() {
   // container we inherit children that we don't know: ignoring SIGCHLD reaps them, see wait(2).
   for (const int signal : {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2, SIGCHLD}) {
     std::signal(signal, SIG_IGN);
+  }
+  // It does not reap those that ended before: an entry point may have left us some.
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
   }
 }
 

@@ -39,8 +39,9 @@ struct Stop : testing::TestWithParam<std::tuple<std::string, bool>> {
   Service start(std::vector<std::string> flags = {}) {
     if (!is_a) flags.push_back("--service-a-url=" + nobody_.url());
     if (!is_process_1) return Service(binary, std::move(flags));
-    std::vector<std::string> all{"--pid",        "--fork", "--mount-proc",
-                                 "--kill-child", binary,   "--port=0"};
+    const std::string entry_point = "false & exec \"$0\" \"$@\"";  // leaves a child that has ended
+    std::vector<std::string> all{"--pid", "--fork",    "--mount-proc", "--kill-child", "sh",
+                                 "-c",    entry_point, binary,         "--port=0"};
     all.insert(all.end(), flags.begin(), flags.end());
     return Service("unshare", std::move(all));
   }
