@@ -274,6 +274,8 @@ TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {
   for (const std::string host : {"192.0.2.1", "no-such-host.invalid"}) {
     expect_refused(run(binary, {"--host=" + host, "--port=0"}), 1, {host});
   }
+  expect_refused(run(binary, {"--host=fe80::1%nope", "--port=0"}), 1,
+                 {"on [fe80::1%nope]:0: Name or service not known\n"});
   expect_refused(run(binary, {"--port=0"}, {.environment = {"HOST=no-such-host.invalid"}}), 1,
                  {"environment variable HOST"});
 }
