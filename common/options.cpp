@@ -169,8 +169,15 @@ std::optional<int> OptionParser::parse(int argc, const char* const* argv) {
   }
   try {
     app_->parse(argc, argv);
-    const char* const host = std::getenv("HOST");
-    options_.host_from_environment = host != nullptr && *host != '\0' && !given("--host");
+    for (const auto& [flag, key] :
+         {std::pair("--host", "host_from"), std::pair("--port", "port_from"),
+          std::pair("--admin-port", "admin_port_from")}) {
+      const auto variable = environment_name(flag);
+      const char* const text = std::getenv(variable.c_str());
+      if (text != nullptr && *text != '\0' && !given(flag)) {
+        options_.from_environment[key] = variable;
+      }
+    }
     return std::nullopt;
   } catch (const CLI::Success& done) {  // --help, --version
     app_->exit(done);

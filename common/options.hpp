@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/http/url.hpp"
@@ -22,9 +23,10 @@ using Duration = std::chrono::milliseconds;
 /// What both services can be told. The members' values are the defaults.
 struct Options {
   std::string host = "127.0.0.1";
-  bool host_from_environment = false;
   int port = 0;
-  std::optional<int> admin_port;    ///< for /health, /ready and /metrics; 0: any free one
+  std::optional<int> admin_port;  ///< for /health, /ready and /metrics; 0: any free one
+  /// The variables that host, port and admin_port come from, as "host_from", "HOST".
+  std::map<std::string_view, std::string> from_environment;
   std::string log_level = "info";   ///< a word of the flag, in lower case
   std::string log_format = "auto";  ///< the same
   int max_connections = 10'000;

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,6 +71,9 @@ void prepare_process() {
   // container we inherit children that we don't know: ignoring SIGCHLD reaps them, see wait(2).
   for (const int signal : {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2, SIGCHLD}) {
     std::signal(signal, SIG_IGN);
+  }
+  // It does not reap those that ended before: an entry point may have left us some.
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
   }
 }
 
@@ -184,11 +188,14 @@ Service::Service(const std::string& name, const Options& options)
 
 int Service::run(const std::vector<LogField>& configuration) {
   http::Server::Addresses addresses;
+  std::map<std::string_view, std::string> from_environment;
   for (const auto& [route, handler] : server_.routes()) metrics_.expect_request(route, 200);
-  const auto signals = stop_signals();
+  auto signals = stop_signals();
   end_at_once(signals, [](int) { _exit(0); });  // the look-up of a host's name may take long
   try {
-    addresses = server_.bind(systemd::inherited_socket());
+    const int inherited = systemd::inherited_socket();
+    if (inherited < 0) from_environment = options_.from_environment;  // a socket has its own
+    addresses = server_.bind(inherited);
   } catch (const http::BindError& error) {
     std::string why = error.what();
     if (error.code() == std::errc::address_in_use && options_.admin_port == options_.port) {
@@ -196,8 +203,9 @@ int Service::run(const std::vector<LogField>& configuration) {
     } else if (error.code() == std::errc::address_in_use) {
       const auto address = why.substr(0, why.find(": "));
       why += "; to see who holds it: ss -ltnp 'sport = " + address.substr(address.rfind(':')) + "'";
-    } else if (options_.host_from_environment) {
-      why += "; the host comes from the environment variable HOST";
+    }
+    for (const auto& [key, variable] : from_environment) {
+      why += "; the environment variable " + variable + " is set";
     }
     return fail(1, name_, "cannot listen on " + why);
   }
@@ -222,7 +230,7 @@ int Service::run(const std::vector<LogField>& configuration) {
                                {"idle_timeout", to_text(options_.idle_timeout)},
                                {"drain_delay", to_text(options_.drain_delay)},
                                {"drain_timeout", to_text(options_.drain_timeout)}};
-  if (options_.host_from_environment) fields.push_back({"host_from", "environment"});
+  for (const auto& [key, variable] : from_environment) fields.push_back({key, "environment"});
   if (!addresses.admin.empty()) {
     fields.push_back({"admin_port", std::to_string(addresses.admin.front().port), true});
     fields.push_back({"admin_addresses", list(addresses.admin)});
@@ -241,6 +249,12 @@ int Service::run(const std::vector<LogField>& configuration) {
       systemd::notify("WATCHDOG=1");
   }
   systemd::notify("STOPPING=1");
+  // With SendSIGHUP=yes systemd sends SIGTERM and SIGHUP together: one stop. Of signals that wait
+  // the one with the lowest number comes first, see signal(7).
+  const timespec no_wait{};
+  if (signal == SIGHUP) signal = std::max(signal, sigtimedwait(&signals, nullptr, &no_wait));
+  // Closing a terminal often sends SIGHUP twice. A further one stays blocked and changes nothing.
+  sigdelset(&signals, SIGHUP);
   end_at_once(signals, [](int second) { _exit(128 + second); });
   log_.event(spdlog::level::info, "stopping",
              {{"signal", std::string("SIG") + sigabbrev_np(signal)},

@@ -62,7 +62,7 @@ std::span<const std::string_view> EchoClient::reasons() { return kReasons; }
 
 /// The table of reasons: the only place that decides what becomes of a failure.
 Unavailable EchoClient::describe(const CallFailure& failure) const {
-  const auto service_a = "service-a at " + client_.url().authority();
+  const auto service_a = "service-a at " + client_.url().address();
   const auto detail = failure.detail.empty() ? std::string() : " (" + failure.detail + ")";
   Unavailable out{kReasons.at(static_cast<std::size_t>(failure.error)), {}, 0};
   switch (failure.error) {

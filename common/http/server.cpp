@@ -77,6 +77,12 @@ int listen_on(const addrinfo& address, bool also_v4) {
   return -error;
 }
 
+/// The errors of getaddrinfo(3), which are no errnos.
+struct LookUpErrors final : std::error_category {
+  const char* name() const noexcept override { return "getaddrinfo"; }
+  std::string message(int error) const override { return gai_strerror(error); }
+};
+
 struct Listening {
   std::vector<int> fds;
   int error = 0;   // where there are none
@@ -113,8 +119,10 @@ std::vector<int> listen_at(const std::string& host, int port) {
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found)) {
-    throw BindError(error == EAI_SYSTEM ? errno : EADDRNOTAVAIL, std::generic_category(),
-                    host + ":" + std::to_string(port) + ": " + gai_strerror(error));
+    static const LookUpErrors look_up_errors;
+    const auto address = BaseUrl{host, static_cast<std::uint16_t>(port)}.address();
+    if (error == EAI_SYSTEM) throw BindError(errno, std::generic_category(), address);
+    throw BindError(error, look_up_errors, address);
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
   for (int tries = 1;; ++tries) {

@@ -92,9 +92,14 @@ TEST_P(Configuration, ThePortComesFromFlagOrEnvironment) {
   // The one in PORT is taken, so it shows which of them is used.
   const ClosedPort taken;
   const auto environment = "PORT=" + std::to_string(taken.port());
-  EXPECT_EQ(run(binary, {}, {.environment = {environment}}).code, 1);
+  expect_refused(run(binary, {}, {.environment = {environment}}), 1, {"variable PORT"});
   Service by_flag(binary, {"--port=0"}, {.environment = {environment}});
   EXPECT_EQ(get(by_flag.port(), "/health").status, 200);
+  EXPECT_EQ(value(start_line(by_flag), "port_from"), "(none)");
+  const auto line = started({}, {"HOST=127.0.0.1", "PORT=0", "ADMIN_PORT=0"});
+  for (const std::string key : {"host_from", "port_from", "admin_port_from"}) {
+    EXPECT_EQ(value(line, key), "environment") << key;
+  }
 }
 
 TEST_P(Configuration, TheLogFormatComesFromFlagOrEnvironment) {
@@ -269,6 +274,8 @@ TEST_P(Configuration, AnAddressThatIsNotOursIsExitCode1) {
   for (const std::string host : {"192.0.2.1", "no-such-host.invalid"}) {
     expect_refused(run(binary, {"--host=" + host, "--port=0"}), 1, {host});
   }
+  expect_refused(run(binary, {"--host=fe80::1%nope", "--port=0"}), 1,
+                 {"on [fe80::1%nope]:0: Name or service not known\n"});
   expect_refused(run(binary, {"--port=0"}, {.environment = {"HOST=no-such-host.invalid"}}), 1,
                  {"environment variable HOST"});
 }

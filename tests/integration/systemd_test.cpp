@@ -71,7 +71,7 @@ struct Systemd : EachService {
     return {"-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\"", binary, "--port=1"};
   }
   static ProcessOptions with_socket(int fd, const std::string& count = "1") {
-    return {.environment = {"LISTEN_FDS=" + count}, .file_3 = fd};
+    return {.environment = {"LISTEN_FDS=" + count, "HOST=127.0.0.1"}, .file_3 = fd};
   }
 };
 
@@ -132,6 +132,7 @@ TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
     Service service("sh", activated(), with_socket(listener.fd()));
     EXPECT_EQ(service.port(), listener.port());
     EXPECT_EQ(value(start_line(service), "host"), "127.0.0.1");
+    EXPECT_EQ(value(start_line(service), "host_from"), "(none)") << "HOST has no effect";
     EXPECT_EQ(ask(early, "").status, 200);
     EXPECT_EQ(get(listener.port(), "/health").status, 200);
     EXPECT_EQ(service.stop(), 0);

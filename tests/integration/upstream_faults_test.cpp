@@ -104,10 +104,12 @@ TEST(ServiceBReasons, AreToldWhereThereIsNobodyToAsk) {
        "nobody listens for service-a at 127.0.0.1:" + std::to_string(nobody.port())},
       // Linux refuses a TCP connection to the broadcast address, and sends nothing: connect(2).
       {"unreachable", "http://255.255.255.255:80",
-       "service-a at 255.255.255.255 cannot be reached (Network is unreachable)"},
+       "service-a at 255.255.255.255:80 cannot be reached (Network is unreachable)"},
       // RFC 1035 allows 63 characters between dots, so that no name server is asked.
       {"dns_failure", "http://" + std::string(64, 'a') + ".invalid:8080", ""},
-      {"dns_failure", "http://a..b:8080", ""}};
+      {"dns_failure", "http://a..b:8080", ""},
+      {"dns_failure", "http://[fe80::1%25x]:8080",
+       "the name of service-a at [fe80::1%x]:8080 does not resolve (Name or service not known)"}};
   for (const auto& [reason, url, sentence] : rows) {
     auto b = start_b(url);
     const auto line = expect_unavailable(b, get(b.port(), kCall), reason);
