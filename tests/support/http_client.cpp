@@ -135,7 +135,11 @@ Connection::Connection(std::uint16_t port, const ConnectionOptions& options) {
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   const auto ms = options.connect_timeout.count();
   set(SOL_SOCKET, SO_SNDTIMEO, timeval{ms / 1000, ms % 1000 * 1000});  // connect(2) obeys it
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  int result = 0;
+  do {  // Linux goes on with one that a signal has interrupted, as the fuzzer's alarm does
+    result = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) {
     error_ = std::string("connect: ") + std::strerror(errno == EINPROGRESS ? ETIMEDOUT : errno);
     return;
   }
