@@ -18,6 +18,7 @@ TEST_F(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
   Callers callers({.port = b_.port(),
                    .count = 300,
                    .reasons = {"timeout", "overloaded"},
+                   .limit = milliseconds(1'250),  // they share the processors with service-b
                    .pause = milliseconds(200)});
   callers.wait_for_unavailable(kSanitized ? 1'000 : 4'000);
   ASSERT_TRUE(eventually([&] { return callers.so_far().count("503 timeout") > 0; }));
@@ -26,13 +27,11 @@ TEST_F(Overload, HealthStaysQuickAndMostCallersHearAtOnceWhileServiceAHangs) {
   const auto health = probe.stop();
   report("/health " + health.summary() + " | calls " + hung.summary());
   expect_no_violation(health);
-  // To connect, to be answered and to read it are three wakes; the machine must have its part.
-  const auto limit =
-      milliseconds(50) + kSlack + milliseconds(3 * callers.control().percentile(0.99));
-  EXPECT_LT(milliseconds(percentile(health.durations, 0.9)), limit);
-  EXPECT_LT(milliseconds(percentile(hung.durations, 0.9)), limit);
-  // Even on a busy machine none waits as long as the calls that hang.
-  EXPECT_LT(milliseconds(percentile(health.durations, 0.99)), milliseconds(1'000));
+  // Far less than the calls that hang take, also where other programs keep the processors busy.
+  const auto quick = milliseconds(300) + kSlack;
+  EXPECT_LT(milliseconds(percentile(health.durations, 0.9)), quick);
+  EXPECT_LT(milliseconds(percentile(hung.durations, 0.9)), quick);
+  EXPECT_LT(milliseconds(percentile(health.durations, 0.99)), milliseconds(900) + kSlack);
   EXPECT_EQ(hung.count("200"), 0U);
   EXPECT_GT(hung.count("503 overloaded"), 9 * hung.count("503 timeout"));
 

@@ -77,8 +77,9 @@ TEST_F(BudgetInANetwork, HoldsForANameServerThatSaysNothing) {
 
 // --- what is answered at once, and not after the budget
 
-// That twenty requests at once are answered so. They share the processors with the services, which
-// the control, that only sleeps, does not feel on a busy machine.
+// That twenty requests at once are answered so: in a quarter of the budget, which is far more than
+// they need. They share the processors with the services, which the control, that only sleeps, does
+// not feel on a busy machine.
 void expect_at_once(const Service& service, const std::string& target, int status,
                     const std::string& reason) {
   const auto timings = time_at_once(kMany, [&](std::size_t) {
@@ -86,7 +87,7 @@ void expect_at_once(const Service& service, const std::string& target, int statu
     EXPECT_EQ(result.status, status) << target << ": " << result.error;
     EXPECT_EQ(result.field("reason"), reason) << target;
   });
-  expect_in_time(timings, 100ms, target + " " + reason, 300ms);
+  expect_in_time(timings, 250ms, target + " " + reason, 500ms);
 }
 
 TEST(AtOnce, OverloadedAndHealthAreAnsweredBesideAsManyHungCallsAsThereMayBe) {

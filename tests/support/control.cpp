@@ -42,7 +42,6 @@ void Control::run() {
       if (stopping_) return;
       ++wakes_;
       lost_ += std::max(late - milliseconds(1), microseconds(0));
-      ++late_[std::chrono::ceil<milliseconds>(late).count()];
     }
     changed_.notify_all();
   }
@@ -65,11 +64,6 @@ Timing Control::time(const std::function<void()>& work) {
   work();
   const auto took = Clock::now() - start;
   return {took, lost_by_now() - lost_before};
-}
-
-long Control::percentile(double share) const {
-  const std::lock_guard lock(mutex_);
-  return tests::percentile(late_, share);
 }
 
 long percentile(const std::map<long, std::size_t>& counts, double share) {

@@ -39,8 +39,6 @@ class Control {
   std::chrono::microseconds lost_by_now();
   // Does `work`, and measures it.
   Timing time(const std::function<void()>& work);
-  // How late it woke, in whole milliseconds, rounded up.
-  long percentile(double share) const;
 
  private:
   void run();
@@ -50,7 +48,6 @@ class Control {
   bool stopping_ = false;
   std::size_t wakes_ = 0;
   std::chrono::microseconds lost_{};
-  std::map<long, std::size_t> late_;  // wakes by their whole milliseconds
   std::thread thread_;
 };
 
