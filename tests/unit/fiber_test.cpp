@@ -40,7 +40,7 @@ TEST(Fiber, SleepsWhileOthersRun) {
       for (const char name : {'a', 'b', 'c'}) {
         fibers.emplace_back(loop, [&order, name] {
           order += name;
-          sleep_for(std::chrono::milliseconds(10 * (3 - (name - 'a'))));
+          sleep_for(std::chrono::milliseconds(100 * (3 - (name - 'a'))));
           order += static_cast<char>(name - 'a' + 'A');
         });
         fibers.back().start();
@@ -90,7 +90,7 @@ TEST(Fiber, MayWaitInACatchBlockWhileAnotherOneThrows) {
           try {
             throw std::runtime_error(name);
           } catch (const std::exception& error) {
-            sleep_for(name == "first" ? 20ms : 5ms);
+            sleep_for(name == "first" ? 200ms : 5ms);
             try {
               throw;
             } catch (const std::exception& again) {
