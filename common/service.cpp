@@ -194,7 +194,11 @@ int Service::run(const std::vector<LogField>& configuration) {
   end_at_once(signals, [](int) { _exit(0); });  // the look-up of a host's name may take long
   try {
     const int inherited = systemd::inherited_socket();
-    if (inherited < 0) from_environment = options_.from_environment;  // a socket has its own
+    from_environment = options_.from_environment;
+    if (inherited >= 0) {  // it has its own
+      from_environment.erase("port_from");
+      if (!options_.admin_port) from_environment.erase("host_from");
+    }
     addresses = server_.bind(inherited);
   } catch (const http::BindError& error) {
     std::string why = error.what();

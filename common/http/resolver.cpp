@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kPatience{25};
 constexpr std::size_t kMaxAddresses = 32;  // a name may have thousands: no call has time for more
-constexpr long kMaxThreads = 16;
+constexpr long kMaxThreads = 64;
 
 /// What getaddrinfo(3) says.
 struct Answer {
@@ -41,7 +41,8 @@ Answer get_addresses(const std::string& host, std::uint16_t port, int family, in
     const int probe = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (probe < 0) return {{{}, std::generic_category().message(errno), true}};
     close(probe);
-    return {{{}, std::move(why)}, status == EAI_NONAME || status == EAI_NODATA};
+    // EAI_NONAME would not do: behind a question that failed, the search list may end with it.
+    return {{{}, std::move(why)}, status == EAI_NODATA};
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(list, &freeaddrinfo);
   Resolution found;

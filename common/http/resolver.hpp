@@ -43,7 +43,7 @@ struct Resolution {
 /// A look-up can't be cancelled, so it has a thread that nobody waits for. All callers share these:
 /// two while names are looked up, at most four when no name server answers. One that takes over a
 /// minute is given up, and another one begun: getaddrinfo waits for ever where a name server goes
-/// away in the middle of an answer over TCP. Then there may be 16 threads. Thread-safe.
+/// away in the middle of an answer over TCP. Then there may be 64 threads. Thread-safe.
 class Resolver {
  public:
   using Done = std::function<void(const Resolution&)>;

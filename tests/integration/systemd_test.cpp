@@ -137,6 +137,10 @@ TEST_P(Systemd, PassesASocketWhoseClientsWaitThroughAStopAndAStart) {
     EXPECT_EQ(get(listener.port(), "/health").status, 200);
     EXPECT_EQ(service.stop(), 0);
   }
+  auto with_admin_port = activated();
+  with_admin_port.push_back("--admin-port=0");
+  Service both("sh", with_admin_port, with_socket(listener.fd()));
+  EXPECT_EQ(value(start_line(both), "host_from"), "environment") << "it is that of the admin port";
   Service other("sh", {"-c", "export LISTEN_PID=1; exec \"$0\" \"$@\"", binary, "--port=0"},
                 with_socket(listener.fd()));
   EXPECT_NE(other.port(), listener.port()) << "it was not passed to this process";

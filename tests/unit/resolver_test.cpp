@@ -115,8 +115,9 @@ class Names {
   Addresses addresses_;
   const NameServer server_{[this](const std::string& query) {
                              const std::lock_guard lock(mutex_);
-                             return respond(query, tests::question_of(query).is_v6 ? v6_ : v4_,
-                                            addresses_);
+                             const auto [name, is_v6] = tests::question_of(query);
+                             const auto& how = is_v6 ? v6_ : v4_;
+                             return respond(query, name == kName ? how : "nxdomain", addresses_);
                            },
                            53};
 };
@@ -257,10 +258,10 @@ TEST(Resolver, KeepsTheLastAddressesAndTakesNewOnes) {
 // A firewall that begins to drop one kind of answers takes no addresses away.
 TEST(Resolver, KeepsTheAddressesOfAFamilyWhoseAnswersAreLost) {
   IN_PRIVATE_NETWORK([](const PrivateEtc& etc) {
-    etc.set("resolv.conf", kTwice);
+    etc.set("resolv.conf", kTwice + "search test\n");
     Names names;
     names.set("answer", "answer", {"127.0.0.3", "fd00::3"});
-    Resolver resolver(kName, kPort);
+    Resolver resolver("service-a", kPort);
     EXPECT_THAT(resolve(resolver).value(), UnorderedElementsAre("127.0.0.3", "fd00::3"));
     names.set("silence", "answer", {"fd00::4"});
     const Addresses mixed{"127.0.0.3", "fd00::4"};
@@ -274,7 +275,7 @@ TEST(Resolver, KeepsTheAddressesOfAFamilyWhoseAnswersAreLost) {
       } while (std::chrono::steady_clock::now() < end && !testing::Test::HasFailure());
     }
     // It is no more.
-    Resolver other(kName, kPort);
+    Resolver other("service-a", kPort);
     names.set("answer", "answer", {"127.0.0.4", "fd00::4"});
     EXPECT_THAT(resolve(other).value(), UnorderedElementsAre("127.0.0.4", "fd00::4"));
     names.set("answer", "nodata", {"127.0.0.5"});
