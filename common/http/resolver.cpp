@@ -36,7 +36,7 @@ Answer get_addresses(const std::string& host, std::uint16_t port, int family, in
   addrinfo* list = nullptr;
   const int status = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
   if (status != 0) {
-    auto why = status == EAI_SYSTEM ? std::generic_category().message(errno) : gai_strerror(status);
+    auto why = look_up_error(status).message();
     // Where no file is left it says that there is no such name.
     const int probe = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (probe < 0) return {{{}, std::generic_category().message(errno), true}};
@@ -55,6 +55,12 @@ Answer get_addresses(const std::string& host, std::uint16_t port, int family, in
   return {std::move(found)};
 }
 
+/// The errors of getaddrinfo(3), which are no errnos.
+struct LookUpErrors final : std::error_category {
+  const char* name() const noexcept override { return "getaddrinfo"; }
+  std::string message(int error) const override { return gai_strerror(error); }
+};
+
 Resolution no_thread() { return {{}, "no thread for the look-up", true}; }
 
 /// Runs `work` on a thread that nobody waits for. Returns false for want of threads.
@@ -70,10 +76,16 @@ bool start_thread(Work work) {
 
 }  // namespace
 
+std::error_code look_up_error(int status) {
+  static const LookUpErrors errors;
+  if (status == EAI_SYSTEM) return {errno, std::generic_category()};
+  return {status, errors};
+}
+
 struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   struct LookUp {
     const int family;
-    enum { kIdle, kAsked, kAnswered } state = kIdle;
+    bool under_way = false;
     std::uint64_t round = 0;  // in which it was asked
     Clock::time_point begun{};
     // The rounds in which the addresses of this family that are known were asked for, and in which
@@ -89,10 +101,10 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   void look_up(std::unique_lock<std::mutex>& lock);
   void ask(LookUp& look_up);
   void take(LookUp& look_up, std::uint64_t asked_in, Answer answer);
-  void forget(const LookUp& kind);
-  bool is_new(const LookUp& look_up, int wanted) const {
-    return look_up.state == wanted && look_up.round == round;
-  }
+  void forget(LookUp& kind);
+  // Of the look-ups that were asked in this round. What an older one says may be old.
+  bool is_awaited(const LookUp& each) const { return each.round == round && each.under_way; }
+  bool is_answered(const LookUp& each) const { return each.round == round && !each.under_way; }
 
   const std::string host;
   const std::uint16_t port;
@@ -115,8 +127,7 @@ void Resolver::Shared::serve() {
     look_up(lock);
     const auto ready = std::exchange(waiting, {});
     auto result = known;
-    result.complete = is_new(both, LookUp::kAnswered) ||
-                      (v4.state == LookUp::kAnswered && v6.state == LookUp::kAnswered);
+    result.complete = is_answered(both) || (!v4.under_way && !v6.under_way);
     state = kCalling;
     lock.unlock();
     for (const auto& done : ready) done(result);
@@ -130,15 +141,10 @@ void Resolver::Shared::serve() {
 /// One round. Returns when `known` is what to go on with.
 void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
   ++round;
-  for (auto* each : {&both, &v4, &v6}) {
-    if (each->state == LookUp::kAnswered) each->state = LookUp::kIdle;
-  }
-  // A look-up that was asked in an earlier round is not waited for: what it says may be old.
-  const auto answered = [this] { return is_new(both, LookUp::kAnswered); };
-  const auto apart = [this] { return !is_new(v4, LookUp::kAsked) && !is_new(v6, LookUp::kAsked); };
+  const auto apart = [this] { return !is_awaited(v4) && !is_awaited(v6); };
   ask(both);
-  changed.wait_for(lock, kPatience, [this] { return !is_new(both, LookUp::kAsked); });
-  if (answered()) {
+  changed.wait_for(lock, kPatience, [this] { return !is_awaited(both); });
+  if (is_answered(both)) {
     // It is content with one family, though the question for the other may have failed.
     for (auto [kind, other] : {std::pair(&v4, &v6), std::pair(&v6, &v4)}) {
       if (other->known_in == round && kind->known_in != 0 && kind->known_in < round) {
@@ -150,28 +156,28 @@ void Resolver::Shared::look_up(std::unique_lock<std::mutex>& lock) {
   }
   ask(v4);
   ask(v6);
-  changed.wait_for(lock, give_up_after, [&] { return answered() || !known.addresses.empty(); });
-  changed.wait_for(lock, kPatience, [&] { return answered() || apart(); });
+  changed.wait_for(lock, give_up_after,
+                   [this] { return is_answered(both) || !known.addresses.empty(); });
+  changed.wait_for(lock, kPatience, [&] { return is_answered(both) || apart(); });
 }
 
 /// Starts a look-up, unless it is under way.
 void Resolver::Shared::ask(LookUp& look_up) {
   const auto now = Clock::now();
-  if (look_up.state == LookUp::kAsked && now - look_up.begun < give_up_after) return;
+  if (look_up.under_way && now - look_up.begun < give_up_after) return;
   if (weak_from_this().use_count() > kMaxThreads) return;  // each owns this
   look_up.round = round;
   look_up.begun = now;
-  const bool started = start_thread([self = shared_from_this(), &look_up, asked_in = round] {
+  look_up.under_way = start_thread([self = shared_from_this(), &look_up, asked_in = round] {
     self->take(look_up, asked_in, get_addresses(self->host, self->port, look_up.family));
   });
-  look_up.state = started ? LookUp::kAsked : LookUp::kAnswered;
-  if (!started && known.addresses.empty()) known = no_thread();
+  if (!look_up.under_way && known.addresses.empty()) known = no_thread();
 }
 
 void Resolver::Shared::take(LookUp& look_up, std::uint64_t asked_in, Answer answer) {
   const std::lock_guard lock(mutex);
   if (look_up.round != asked_in) return;  // it was given up
-  look_up.state = LookUp::kAnswered;
+  look_up.under_way = false;
   auto& found = answer.found.addresses;
   for (auto* kind : {&v4, &v6}) {
     if (answer.none && kind == &look_up) kind->none_in = asked_in;
@@ -194,7 +200,6 @@ void Resolver::Shared::take(LookUp& look_up, std::uint64_t asked_in, Answer answ
   for (auto [kind, other] : {std::pair(&v4, &v6), std::pair(&v6, &v4)}) {
     if (kind->none_in > kind->known_in && other->known_in >= kind->none_in) {
       forget(*kind);
-      kind->known_in = 0;
     }
   }
   if (addresses.empty()) {
@@ -206,7 +211,8 @@ void Resolver::Shared::take(LookUp& look_up, std::uint64_t asked_in, Answer answ
   changed.notify_all();
 }
 
-void Resolver::Shared::forget(const LookUp& kind) {
+void Resolver::Shared::forget(LookUp& kind) {
+  kind.known_in = 0;
   std::erase_if(known.addresses,
                 [&](const SocketAddress& each) { return each.storage.ss_family == kind.family; });
 }

@@ -9,9 +9,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace common::http {
+
+/// What getaddrinfo(3) has just returned, other than 0, as an error: its own, or that of errno.
+std::error_code look_up_error(int status);
 
 struct SocketAddress {
   sockaddr_storage storage{};

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <utility>
 
+#include "common/http/resolver.hpp"
 #include "common/http/server_connection.hpp"
 
 namespace common::http {
@@ -77,12 +78,6 @@ int listen_on(const addrinfo& address, bool also_v4) {
   return -error;
 }
 
-/// The errors of getaddrinfo(3), which are no errnos.
-struct LookUpErrors final : std::error_category {
-  const char* name() const noexcept override { return "getaddrinfo"; }
-  std::string message(int error) const override { return gai_strerror(error); }
-};
-
 struct Listening {
   std::vector<int> fds;
   int error = 0;   // where there are none
@@ -119,10 +114,8 @@ std::vector<int> listen_at(const std::string& host, int port) {
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found)) {
-    static const LookUpErrors look_up_errors;
-    const auto address = BaseUrl{host, static_cast<std::uint16_t>(port)}.address();
-    if (error == EAI_SYSTEM) throw BindError(errno, std::generic_category(), address);
-    throw BindError(error, look_up_errors, address);
+    throw BindError(look_up_error(error),
+                    BaseUrl{host, static_cast<std::uint16_t>(port)}.address());
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
   for (int tries = 1;; ++tries) {
