@@ -15,9 +15,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <list>
 
 namespace tests {
+
+using namespace std::chrono_literals;
 
 NameServer::NameServer(MakeAnswer make_answer, std::uint16_t port)
     : make_answer_(std::move(make_answer)),
@@ -31,7 +34,7 @@ NameServer::~NameServer() {
 }
 
 void NameServer::serve() {
-  std::list<std::jthread> answers;
+  std::list<std::future<void>> answers;
   std::array<pollfd, 2> polled{{{socket_.fd.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
   while (::poll(polled.data(), polled.size(), -1) >= 0 && polled[1].revents == 0) {
     std::array<char, 2048> buffer{};
@@ -42,12 +45,13 @@ void NameServer::serve() {
     if (count < 12) continue;
     ++queries_;
     const std::string query(buffer.data(), static_cast<std::size_t>(count));
-    answers.emplace_back([this, query, from, size] {
+    answers.remove_if([](auto& each) { return each.wait_for(0s) == std::future_status::ready; });
+    answers.push_back(std::async(std::launch::async, [this, query, from, size] {
       const auto answer = make_answer_(query);
       if (answer.empty()) return;
       ::sendto(socket_.fd.get(), answer.data(), answer.size(), 0,
                reinterpret_cast<const sockaddr*>(&from), size);
-    });
+    }));
   }
 }
 
