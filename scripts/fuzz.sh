@@ -36,7 +36,8 @@ fi
 
 build=build/fuzz
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
-  -DPROJECT_FUZZ=ON -DCMAKE_UNITY_BUILD=ON -DPROJECT_SANITIZE=address,undefined,fuzzer-no-link >"$build.log" 2>&1 ||
+  -DPROJECT_FUZZ=ON -DCMAKE_UNITY_BUILD=ON -DPROJECT_SANITIZE=address,undefined,fuzzer-no-link \
+  >"$build.log" 2>&1 ||
   { cat "$build.log"; exit 1; }
 cmake --build "$build" --target request_head_fuzz response_head_fuzz server_fuzz
 
