@@ -411,6 +411,12 @@ struct Client::Attempts : std::vector<UpstreamConnection*> {
     erase(found);
     return ended;
   }
+  void give_up(const SocketAddress& address) {
+    const auto given_up = std::stable_partition(
+        begin(), end(), [&](const auto* each) { return !(each->address() == address); });
+    std::for_each(given_up, end(), [](auto* each) { each->retire(); });
+    erase(given_up, end());
+  }
 };
 
 /// As in RFC 8305, section 5: where an address does not answer, the next one is tried beside it.
@@ -441,6 +447,8 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
       if (error == 0) return ended;
       const auto latest = failure_of(error, ended->address());
       std::ranges::find(candidates, ended->address(), &Candidate::address)->tries = 0;
+      // The packet of a try before has been lost, then.
+      if (error == ECONNREFUSED) attempts.give_up(ended->address());
       ended->retire();
       // Addresses without a route come last, and must not hide what the others came to.
       if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
@@ -464,8 +472,9 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
           pool, options_.max_age, next->address));
       continue;
     }
-    if (attempts.empty() && (found->complete || failure.error != CallError::kUnreachable)) break;
-    // There may be no route to one family while the addresses of the other are on their way.
+    // These addresses may be old, or have no route, while better ones are on their way. Those that
+    // take over half of the budget would leave too little of it.
+    if (attempts.empty() && (found->complete || now >= deadline - options_.budget / 2)) break;
     const auto until = has_next ? next_try : found->complete ? deadline : now + kLookUpPause;
     if (!attempts.wait_until(std::min(until, deadline)) && !found->complete) {
       found = resolve(deadline);

@@ -29,8 +29,10 @@ class NetworkFault : public ::testing::Test {
           if (silent_ || (loses_first_v4_ && !question_of(query).is_v6 && v4_queries_++ < 2)) {
             return std::string();
           }
-          return address_answer(query,
-                                {moved_ ? kOtherAddressA : Network::kAddressA, kV6WithoutRoute});
+          auto answer = address_answer(
+              query, {moved_ ? kOtherAddressA : Network::kAddressA, kV6WithoutRoute});
+          std::this_thread::sleep_for(answers_after_.load());
+          return answer;
         },
         53);
   }
@@ -73,6 +75,7 @@ class NetworkFault : public ::testing::Test {
   std::optional<Network> network_;
   std::atomic<bool> silent_ = false;
   std::atomic<bool> moved_ = false;
+  std::atomic<milliseconds> answers_after_{};
   std::atomic<bool> loses_first_v4_ = false;
   std::atomic<int> v4_queries_ = 0;
   std::optional<NameServer> server_;
@@ -163,15 +166,21 @@ TEST_F(NetworkFault, HasTheReasonThatFits) {
 // TCP repeats it after a second, when the budget is spent.
 TEST_F(NetworkFault, TheFirstPacketOfAConnectionMayBeLost) {
   if (!can_filter_packets()) GTEST_SKIP() << "nft is not installed, or may not be used";
+  const auto lose_one = [this] {
+    network_->run("a", {"nft",
+                        "add table ip chaos; flush table ip chaos; "
+                        "add chain ip chaos input { type filter hook input priority 0; }; "
+                        "add rule ip chaos input limit rate 1/day burst 1 packets drop"});
+  };
   auto a = start_a();
+  const auto nobody = start_b(Network::kAddressA, 9);
   auto b = start_b(Network::kAddressA, a.port());
-  network_->run("a", {"nft",
-                      "add table ip chaos; "
-                      "add chain ip chaos input { type filter hook input priority 0; }; "
-                      "add rule ip chaos input limit rate 1/day burst 1 packets drop"});
+  lose_one();
   const auto start = Clock::now();
   expect_right_answer(b.port());
   EXPECT_GT(Clock::now() - start, milliseconds(400)) << "no packet was lost";
+  lose_one();
+  expect_reason(nobody, "connection_refused");
 }
 
 TEST_F(NetworkFault, AnAddressThatSwallowsPacketsLeavesTimeForTheNextOne) {
@@ -288,6 +297,7 @@ TEST_F(NetworkFault, ANameServerThatDiesUnderLoadFailsNoCall) {
   expect_no_violation(tally);
 }
 
+// Nor is the old one the last word where the name server is far away.
 TEST_F(NetworkFault, ANewAddressIsUsedByTheNextCall) {
   network_->ip("a", {"addr", "add", std::string(kOtherAddressA) + "/24", "dev", "wire"});
   auto a = start_a(Network::kAddressA);
@@ -296,7 +306,9 @@ TEST_F(NetworkFault, ANewAddressIsUsedByTheNextCall) {
   EXPECT_EQ(a.stop(), 0);
   auto moved = start_a(kOtherAddressA, a.port());
   moved_ = true;
+  answers_after_ = milliseconds(150);
   expect_right_answer(b.port());
+  answers_after_ = milliseconds(0);
 
   // Not known before the name server is back.
   silent_ = true;
