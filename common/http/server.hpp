@@ -25,9 +25,9 @@ struct ServerOptions {
   int port = 0;                    ///< 0: any free one
   std::optional<int> admin_port;   ///< a second port of the same host
   std::size_t threads = 2;
-  std::size_t max_connections = 10'000;    ///< of `port`; one more is answered 503 and closed
+  std::size_t max_connections = 10'000;    ///< of `port`; one more has a request answered 503
   std::size_t max_admin_connections = 16;  ///< the same for `admin_port`
-  std::size_t max_over_limit = 64;         ///< being told so at a time; more wait in the backlog
+  std::size_t max_over_limit = 64;         ///< answered so at a time; more wait in the backlog
   std::chrono::milliseconds head_timeout{5'000};    ///< from a head's first byte to its last: 408
   std::chrono::milliseconds idle_timeout{75'000};   ///< between requests: closed without a word
   std::chrono::milliseconds write_timeout{10'000};  ///< for a client to take its answers: cut off

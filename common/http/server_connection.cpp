@@ -17,8 +17,11 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t kReadSize = 16'384;  // bytes taken from a socket at once
 constexpr int kMaxWork = 4;                // reads and answers before other connections go on
-// For the first request of a connection that was accepted before the stop.
+// For the first request of a connection that is over the limit, or was accepted before the stop.
 constexpr auto kFirstRequestGrace = 200ms;
+
+const Refusal kTooMany{503, "too many open connections", {}, {}};
+const Refusal kLate{408, "the request head did not arrive in time", {}, {}};
 
 // RFC 9110, section 6.6.1; made once a second.
 const std::string& http_date() {
@@ -64,7 +67,7 @@ void answer_error(httplib::Response& response, int status, std::string_view sent
 /// A request on its fiber, or what was no request and is refused.
 class ServerConnection::Answering final : public Fiber, private BufferedStream {
  public:
-  /// `head` or `refusal` has to last until the fiber's first wait.
+  /// One of both may be nullptr. They have to last until the fiber's first wait.
   Answering(ServerConnection& connection, const RequestHead* head, const Refusal* refusal)
       : Fiber(connection.loop()),
         connection_(connection),
@@ -222,8 +225,8 @@ ServerConnection::~ServerConnection() { server_.connection_closed(port_, over_li
 void ServerConnection::start(int fd) {
   // Where the kernel has no memory for this, the deadline ends it.
   watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-  const Refusal too_many{503, "too many open connections", {}, {}};
-  advance(over_limit_ ? &too_many : nullptr);
+  since_ = Clock::now();
+  advance();
 }
 
 void ServerConnection::on_events(std::uint32_t events) {
@@ -242,9 +245,10 @@ void ServerConnection::on_deadline() {
     input_ = std::max(input_, Input::kReady);
     return advance();
   }
-  if (state_ != State::kOpen || !out_.empty() || in_.empty()) return end();
-  const Refusal late{408, "the request head did not arrive in time", {}, {}};
-  advance(&late);
+  const bool awaits_head = state_ == State::kOpen && out_.empty();
+  if (awaits_head && over_limit_) return advance(&kTooMany);
+  if (awaits_head && !in_.empty()) return advance(&kLate);
+  end();
 }
 
 void ServerConnection::on_drain() {
@@ -331,7 +335,7 @@ bool ServerConnection::receive() {
     input_ = Input::kNone;
   }
   if (state_ != State::kOpen) return true;  // thrown away
-  if (in_.empty()) since_ = Clock::now();
+  if (in_.empty() && !over_limit_) since_ = Clock::now();
   in_.append(buffer.data(), size);
   return true;
 }
@@ -339,7 +343,9 @@ bool ServerConnection::receive() {
 void ServerConnection::wait() {
   if (state_ != State::kOpen) return;  // the deadline stands
   const bool stopping = server_.phase_ == Server::Phase::kStopping;
-  if (!in_.empty()) {
+  if (over_limit_) {
+    set_deadline(since_ + kFirstRequestGrace);
+  } else if (!in_.empty()) {
     set_deadline(since_ + server_.options_.head_timeout);
   } else if (stopping && answered_) {
     end();
@@ -360,7 +366,8 @@ bool ServerConnection::answer_next() {
   }
   answered_ = true;
   const auto* head = std::get_if<RequestHead>(&parsed);
-  begin(head, std::get_if<Refusal>(&parsed));
+  // Only now: a client that is answered before it has asked may take that for nonsense.
+  begin(head, head != nullptr && over_limit_ ? &kTooMany : std::get_if<Refusal>(&parsed));
   if (head == nullptr || head->size == in_.size()) {
     std::string().swap(in_);
   } else {

@@ -314,6 +314,19 @@ TEST(Refusals, OfMoreThanMaxConnectionsAreReadableAndKeepNobodyElseOut) {
       EXPECT_EQ(response.header("connection"), "close");
     }
     EXPECT_EQ(ask(inside[0], kHealth).status, 200) << "who is inside is not disturbed";
+    // The answer is one to the request, if there is any: Go's client takes an earlier one for
+    // nonsense.
+    Connection slow(tested.port());
+    std::this_thread::sleep_for(50ms);
+    const auto response =
+        ask(slow, request_text("/health", "HEAD", "X-Request-ID: my-1\r\n"), true);
+    EXPECT_EQ(response.status, 503);
+    EXPECT_EQ(response.body, "");
+    EXPECT_EQ(response.header("x-request-id"), "my-1");
+    EXPECT_EQ(value(line_with(tested.service.process(), "request_id", "my-1"), "endpoint"),
+              "/health");
+    Connection silent(tested.port());
+    EXPECT_EQ(ask(silent, "").status, 503);
     // Those that were told so and stay all the same don't take the place that becomes free.
     inside.pop_back();
     const auto begin = Clock::now();
