@@ -127,10 +127,9 @@ int check_health(const std::string& name, const Options& options) {
   const auto failure = [&](const std::string& host) {
     return "not healthy at " + http::BaseUrl{host, port}.address() + ": ";
   };
-  sigset_t late;
-  sigemptyset(&late);
-  sigaddset(&late, SIGALRM);
-  pthread_sigmask(SIG_UNBLOCK, &late, nullptr);  // a parent may have blocked it
+  sigset_t none;
+  sigemptyset(&none);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);  // a parent may have blocked SIGALRM
   std::string why;
   alarm(2);  // the look-up of a name and an answer that drips included
   for (const auto& host : own_hosts(options.host)) {
@@ -140,9 +139,11 @@ int check_health(const std::string& name, const Options& options) {
     client.set_connection_timeout(500ms);  // a firewall may swallow what goes to one of them
     const auto answer = client.Get("/health", headers);
     if (answer && answer->status == 200) return 0;
-    why = failure(host) + (answer ? "status " + std::to_string(answer->status)
-                           : answer.error() == httplib::Error::Connection ? "cannot connect"
-                                                                          : "no HTTP answer");
+    const bool connected = answer || (answer.error() != httplib::Error::Connection &&
+                                      answer.error() != httplib::Error::ConnectionTimeout);
+    why = failure(host) + (answer      ? "status " + std::to_string(answer->status)
+                           : connected ? "no HTTP answer"
+                                       : "cannot connect");
   }
   return fail(1, name, why);
 }
@@ -206,7 +207,7 @@ int Service::run(const std::vector<LogField>& configuration) {
       why += "; --port and --admin-port are the same";
     } else if (error.code() == std::errc::address_in_use) {
       const auto address = why.substr(0, why.find(": "));
-      why += "; to see who holds it: ss -ltnp 'sport = " + address.substr(address.rfind(':')) + "'";
+      why += "; to see who holds it: ss -tanp 'sport = " + address.substr(address.rfind(':')) + "'";
     }
     for (const auto& [key, variable] : from_environment) {
       why += "; the environment variable " + variable + " is set";

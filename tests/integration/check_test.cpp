@@ -58,6 +58,14 @@ TEST_P(Check, TakesTwoSecondsAtMost) {
   }
 }
 
+TEST_P(Check, EndsAtASignal) {
+  const FaultyUpstream hung(mode_named("silent"));
+  Process check({binary, "--check", port_flag(hung.port())});
+  ASSERT_TRUE(eventually([&] { return hung.connections() == 1; }));
+  check.signal(SIGINT);
+  EXPECT_EQ(check.wait(1s), 128 + SIGINT);  // by itself it would take two seconds
+}
+
 TEST_P(Check, GoesOnToTheSecondAddressWhereTheFirstSaysNothing) {
   if (!has_ipv6()) GTEST_SKIP() << "there is no IPv6 here";
   Service service(binary);
@@ -80,6 +88,8 @@ TEST_P(Check, GoesOnToTheSecondAddressWhereTheFirstSaysNothing) {
   }
   const auto result = run(binary, {"--check", "--host=::", port_flag(service.port())});
   EXPECT_EQ(result.code, 0) << result.err;
+  const auto alone = run(binary, {"--check", "--host=::1", port_flag(service.port())});
+  EXPECT_NE(alone.err.find(": cannot connect\n"), std::string::npos) << alone.err;
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, Check, testing::Values("service-a", "service-b"), service_name);

@@ -221,7 +221,7 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
   FaultyUpstream somebody(right_mode());
   for (const auto port : {first.port(), somebody.port()}) {
     const auto text = std::to_string(port);
-    const std::vector<std::string> wanted{"127.0.0.1:" + text, "ss -ltnp", "sport = :" + text};
+    const std::vector<std::string> wanted{"127.0.0.1:" + text, "ss -tanp", "sport = :" + text};
     expect_refused(run(binary, {"--port=" + text}), 1, wanted);
     expect_refused(run(binary, {"--port=0", "--admin-port=" + text}), 1, wanted);
   }
@@ -230,7 +230,7 @@ TEST_P(Configuration, APortInUseIsExitCode1AndSaysHowToFindItsHolder) {
   const auto free = std::to_string(ClosedPort().port());
   const auto both = run(binary, {"--port=" + free, "--admin-port=" + free});
   expect_refused(both, 1, {"--port and --admin-port are the same"});
-  EXPECT_EQ(both.err.find("ss -ltnp"), std::string::npos) << both.err;
+  EXPECT_EQ(both.err.find("ss -tanp"), std::string::npos) << both.err;
 }
 
 TEST_P(Configuration, TheAdminPortHasHealthReadyAndMetricsAndALimitOfItsOwn) {
