@@ -23,7 +23,7 @@ namespace {
 
 // Chunks may be larger than what they carry. This bounds an answer, head included.
 constexpr std::size_t kMaxReceived = 8 * kMaxResponseBody;
-constexpr std::chrono::milliseconds kLookUpPause{50};
+constexpr std::chrono::milliseconds kLookUpPause{10};
 
 /// Whether this machine has an address to reach `peer` from: connecting UDP sends nothing.
 bool has_route(const SocketAddress& peer) {
@@ -472,12 +472,15 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
           pool, options_.max_age, next->address));
       continue;
     }
-    // These addresses may be old, or have no route, while better ones are on their way. Those that
-    // take over half of the budget would leave too little of it.
-    if (attempts.empty() && (found->complete || now >= deadline - options_.budget / 2)) break;
+    // While names are looked up, an address without a route may not be the only one, and one that
+    // refuses may be old; where the name server hangs, that costs half of the budget at most.
+    const bool better_may_come = failure.error == CallError::kUnreachable
+                                     ? !found->complete
+                                     : !found->current && now < deadline - options_.budget / 2;
+    if (attempts.empty() && !better_may_come) break;
     const auto until = has_next ? next_try : found->complete ? deadline : now + kLookUpPause;
     if (!attempts.wait_until(std::min(until, deadline)) && !found->complete) {
-      found = resolve(deadline);
+      found = resolver_.latest(*found);
     }
   }
   if (!attempts.empty()) failure = {CallError::kTimeout, "connecting"};

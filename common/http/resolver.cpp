@@ -102,6 +102,7 @@ struct Resolver::Shared : std::enable_shared_from_this<Shared> {
   void ask(LookUp& look_up);
   void take(LookUp& look_up, std::uint64_t asked_in, Answer answer);
   void forget(LookUp& kind);
+  Resolution known_since(std::uint64_t asked_in) const;
   // Of the look-ups that were asked in this round. What an older one says may be old.
   bool is_awaited(const LookUp& each) const { return each.round == round && each.under_way; }
   bool is_answered(const LookUp& each) const { return each.round == round && !each.under_way; }
@@ -126,8 +127,7 @@ void Resolver::Shared::serve() {
   while (!waiting.empty()) {
     look_up(lock);
     const auto ready = std::exchange(waiting, {});
-    auto result = known;
-    result.complete = is_answered(both) || (!v4.under_way && !v6.under_way);
+    const auto result = known_since(round);
     state = kCalling;
     lock.unlock();
     for (const auto& done : ready) done(result);
@@ -217,6 +217,20 @@ void Resolver::Shared::forget(LookUp& kind) {
                 [&](const SocketAddress& each) { return each.storage.ss_family == kind.family; });
 }
 
+/// `known`, as seen by one who waits for the look-ups up to this round.
+Resolution Resolver::Shared::known_since(std::uint64_t asked_in) const {
+  const auto ended = [asked_in](const LookUp& each) {
+    return !each.under_way || each.round > asked_in;
+  };
+  auto result = known;
+  result.complete = ended(both) || (ended(v4) && ended(v6));
+  result.current = ended(both) || std::ranges::all_of(result.addresses, [&](const auto& each) {
+                     return ended(each.storage.ss_family == AF_INET ? v4 : v6);
+                   });
+  result.round = asked_in;
+  return result;
+}
+
 Resolver::Resolver(std::string host, std::uint16_t port, std::chrono::milliseconds give_up_after) {
   // A zone is the name of an interface, whose number may change: looked up each time.
   if (host.find('%') == std::string::npos) {
@@ -242,6 +256,12 @@ void Resolver::resolve(Done done) {
   const auto result = shared_->known.addresses.empty() ? no_thread() : shared_->known;
   lock.unlock();
   done(result);
+}
+
+Resolution Resolver::latest(const Resolution& earlier) const {
+  if (literal_) return *literal_;
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->known_since(earlier.round);
 }
 
 }  // namespace common::http

@@ -31,6 +31,8 @@ struct Resolution {
   std::string error;                     ///< why there are none, for a person
   bool overloaded = false;               ///< that is why: no thread or no file is left
   bool complete = true;                  ///< no look-up that may bring others is under way
+  bool current = true;                   ///< nor one that may bring others in place of these
+  std::uint64_t round = 0;               ///< for latest()
 };
 
 /// Finds the addresses of one name as the machine does, with getaddrinfo(3): hosts file, nsswitch,
@@ -67,6 +69,10 @@ class Resolver {
   /// been found, that may be late or never: the caller needs a deadline of its own. `done` must not
   /// throw, nor destroy this. Want of threads or files is a failed look-up, and no exception.
   void resolve(Done done);
+
+  /// What has been found by now. It is complete and current when the look-ups have ended that were
+  /// under way at `earlier`, which resolve() gave. Begins none, and does not wait.
+  Resolution latest(const Resolution& earlier) const;
 
  private:
   struct Shared;

@@ -237,11 +237,12 @@ TEST_F(NetworkFault, ANameServerThatHangsCostsNoThreadNoTimeAndNoStop) {
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(1) + kSlack);
 }
 
-// The IPv6 address is there at once, and of no use; that of IPv4 comes when it is asked for again.
+// The IPv6 address is there at once, and of no use; that of IPv4 comes when it is asked for again,
+// after a second.
 TEST_F(NetworkFault, AFamilyWithoutARouteIsNotTheLastWord) {
   loses_first_v4_ = true;
   auto a = start_a();
-  auto b = start_b("service-a.test", a.port(), "--timeout=5s");
+  auto b = start_b("service-a.test", a.port(), "--timeout=1.8s");
   expect_right_answer(b.port());
 }
 
@@ -318,6 +319,20 @@ TEST_F(NetworkFault, ANewAddressIsUsedByTheNextCall) {
   EXPECT_EQ(call(b).status, 503);
   silent_ = false;
   EXPECT_TRUE(eventually([&] { return call(b).status == 200; }));
+}
+
+// That look-up is waited for, but no further one, and not half of the budget.
+TEST_F(NetworkFault, ASlowNameServerCostsARefusalOneLookUp) {
+  auto a = start_a();
+  auto b = start_b("service-a.test", a.port(), "--timeout=10s");
+  expect_right_answer(b.port());
+  EXPECT_EQ(a.stop(), 0);
+  answers_after_ = milliseconds(100);
+  const auto queries = server_->queries();
+  const auto start = Clock::now();
+  expect_reason(b, "connection_refused");
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(2));
+  EXPECT_LE(server_->queries(), queries + 4);  // both families, and each apart
 }
 
 // A connection to a port of the range that local ends are taken from can meet itself, when nobody
