@@ -273,11 +273,16 @@ void Service::drain() {
     server_.begin_drain();
     std::this_thread::sleep_for(options_.drain_delay);
   }
-  if (server_.stop(options_.drain_timeout)) {
+  const bool finished = server_.stop(options_.drain_timeout);
+  const auto connections = server_.open_connections();
+  if (finished || connections == 0) {
     log_.event(spdlog::level::info, "stopped");
-    return;
+  } else {
+    log_.event(spdlog::level::warn, "stopped, connections were cut off at the drain timeout",
+               {{"connections", std::to_string(connections), true},
+                {"requests", std::to_string(server_.active_requests()), true}});
   }
-  log_.event(spdlog::level::warn, "stopped, requests were cut off at the drain timeout");
+  if (finished) return;
   log_.end();
   _exit(0);  // handlers may still run: nothing they use may be destroyed
 }

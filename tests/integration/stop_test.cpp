@@ -242,6 +242,15 @@ TEST(StopWithWork, AtTheDrainTimeoutItEndsAndSaysSoAndNoLineIsLost) {
   const auto last = log_lines(b.process()).back();
   EXPECT_EQ(value(last, "level"), "warn");  // this was no ordinary stop
   EXPECT_TRUE(value(last, "msg").starts_with("stopped")) << value(last, "msg");
+  EXPECT_EQ(value(last, "requests"), "1");
+}
+
+TEST(StopWithoutWork, IsAnOrdinaryOneThoughItHasNoTime) {
+  for (int i = 0; i < 5; ++i) {
+    auto a = start_a({"--drain-timeout=0s"});
+    ASSERT_EQ(a.stop(), 0);
+    EXPECT_EQ(value(log_lines(a.process()).back(), "level"), "info");
+  }
 }
 
 TEST(StopAtTheStart, DoesNotWaitForTheLookUpOfTheHost) {
