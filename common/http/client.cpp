@@ -428,15 +428,17 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
     SocketAddress address;
     int tries = 2;  // that are left
   };
+  auto found = resolve(deadline);
+  if (!found) return CallFailure{CallError::kTimeout, "looking the name up"};
+  if (found->addresses.empty()) {
+    return CallFailure{found->overloaded ? CallError::kOverloaded : CallError::kDnsFailure,
+                       found->error};
+  }
   std::vector<Candidate> candidates;
   Attempts attempts;
+  std::optional<CallFailure> failure;  // what those that have ended came to
   auto next_try = Clock::now();
-  CallFailure failure{CallError::kTimeout, "looking the name up"};
-  auto found = resolve(deadline);
-  if (found) {
-    failure = {found->overloaded ? CallError::kOverloaded : CallError::kDnsFailure, found->error};
-  }
-  while (found) {
+  for (;;) {
     for (const auto& address : found->addresses) {
       if (std::ranges::find(candidates, address, &Candidate::address) == candidates.end()) {
         candidates.push_back({address});
@@ -447,19 +449,15 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
       if (error == 0) return ended;
       const auto latest = failure_of(error, ended->address());
       std::ranges::find(candidates, ended->address(), &Candidate::address)->tries = 0;
+      const bool unreachable = latest.error == CallError::kUnreachable;
       // The packet of a try before has been lost, then.
-      if (error == ECONNREFUSED) attempts.give_up(ended->address());
+      if (unreachable || error == ECONNREFUSED) attempts.give_up(ended->address());
       ended->retire();
       // Addresses without a route come last, and must not hide what the others came to.
-      if (latest.error != CallError::kUnreachable || failure.error == CallError::kDnsFailure) {
-        failure = latest;
-      }
+      if (!failure || !unreachable) failure = latest;
     }
     const auto now = Clock::now();
-    if (now >= deadline) {
-      failure = {CallError::kTimeout, "connecting"};
-      break;
-    }
+    if (now >= deadline) break;
     const auto next = std::ranges::max_element(candidates, {}, &Candidate::tries);  // the first one
     const bool has_next = next != candidates.end() && next->tries > 0;
     if (has_next && (attempts.empty() || now >= next_try)) {
@@ -472,19 +470,23 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
           pool, options_.max_age, next->address));
       continue;
     }
-    // While names are looked up, an address without a route may not be the only one, and one that
-    // refuses may be old; where the name server hangs, that costs half of the budget at most.
-    const bool better_may_come = failure.error == CallError::kUnreachable
-                                     ? !found->complete
-                                     : !found->current && now < deadline - options_.budget / 2;
-    if (attempts.empty() && !better_may_come) break;
+    if (attempts.empty()) {
+      // While names are looked up, an address without a route may not be the only one, and one that
+      // refuses may be old; where the name server hangs, that costs half of the budget at most.
+      const bool better_may_come = failure->error == CallError::kUnreachable
+                                       ? !found->complete
+                                       : failure->error != CallError::kOverloaded &&
+                                             !found->current &&
+                                             now < deadline - options_.budget / 2;
+      if (!better_may_come) break;
+    }
     const auto until = has_next ? next_try : found->complete ? deadline : now + kLookUpPause;
     if (!attempts.wait_until(std::min(until, deadline)) && !found->complete) {
       found = resolver_.latest(*found);
     }
   }
-  if (!attempts.empty()) failure = {CallError::kTimeout, "connecting"};
-  return failure;
+  if (!attempts.empty() || !failure) return CallFailure{CallError::kTimeout, "connecting"};
+  return *std::move(failure);
 }
 
 /// Nothing at the deadline.

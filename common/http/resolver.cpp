@@ -222,11 +222,16 @@ Resolution Resolver::Shared::known_since(std::uint64_t asked_in) const {
   const auto ended = [asked_in](const LookUp& each) {
     return !each.under_way || each.round > asked_in;
   };
+  // Where a family is known to have none any more, the other one's are to come in its place.
+  const auto is_current = [&ended](const LookUp& kind, const LookUp& other) {
+    return ended(kind) && (kind.none_in <= kind.known_in || ended(other));
+  };
   auto result = known;
   result.complete = ended(both) || (ended(v4) && ended(v6));
-  result.current = ended(both) || std::ranges::all_of(result.addresses, [&](const auto& each) {
-                     return ended(each.storage.ss_family == AF_INET ? v4 : v6);
-                   });
+  result.current =
+      result.complete || std::ranges::all_of(result.addresses, [&](const auto& each) {
+        return each.storage.ss_family == AF_INET ? is_current(v4, v6) : is_current(v6, v4);
+      });
   result.round = asked_in;
   return result;
 }

@@ -166,11 +166,13 @@ TEST_F(NetworkFault, HasTheReasonThatFits) {
 // TCP repeats it after a second, when the budget is spent.
 TEST_F(NetworkFault, TheFirstPacketOfAConnectionMayBeLost) {
   if (!can_filter_packets()) GTEST_SKIP() << "nft is not installed, or may not be used";
-  const auto lose_one = [this] {
+  const auto lose_one = [this](const std::string& then = "accept") {
     network_->run("a", {"nft",
                         "add table ip chaos; flush table ip chaos; "
                         "add chain ip chaos input { type filter hook input priority 0; }; "
-                        "add rule ip chaos input limit rate 1/day burst 1 packets drop"});
+                        "add rule ip chaos input limit rate 1/day burst 1 packets drop; "
+                        "add rule ip chaos input " +
+                            then});
   };
   auto a = start_a();
   const auto nobody = start_b(Network::kAddressA, 9);
@@ -181,6 +183,8 @@ TEST_F(NetworkFault, TheFirstPacketOfAConnectionMayBeLost) {
   EXPECT_GT(Clock::now() - start, milliseconds(400)) << "no packet was lost";
   lose_one();
   expect_reason(nobody, "connection_refused");
+  lose_one("reject with icmp type host-prohibited");  // as firewalld does
+  expect_reason(nobody, "unreachable");
 }
 
 TEST_F(NetworkFault, AnAddressThatSwallowsPacketsLeavesTimeForTheNextOne) {
@@ -259,6 +263,15 @@ TEST_F(NetworkFault, ALookUpGoesOnForLaterCalls) {
   std::vector<std::future<int>> calls;
   for (int i = 0; i < 8; ++i) calls.push_back(begin_call(b));  // each loop has some
   for (auto& each : calls) EXPECT_EQ(each.get(), 200);
+}
+
+// No other answer will come, and no packet has been sent.
+TEST_F(NetworkFault, WithoutARouteItIsUnreachableThoughTheNameServerHangs) {
+  auto b = start_b("service-a.test", 9);
+  expect_reason(b, "connection_refused");
+  network_->ip("b", {"route", "add", "unreachable", std::string(Network::kAddressA) + "/32"});
+  silent_ = true;
+  expect_reason(b, "unreachable");
 }
 
 // glibc would do so after five seconds.

@@ -305,6 +305,28 @@ TEST(Resolver, TakesNoOldAnswerThatComesLateForANewOne) {
   });
 }
 
+// The old address is not all that there is, though the name has none of its kind any more.
+TEST(Resolver, SaysThatTheOtherFamilyMayComeInPlaceOfTheOneThatIsNoMore) {
+  IN_PRIVATE_NETWORK([](const PrivateEtc&) {
+    std::atomic<bool> moved = false;
+    const NameServer server(
+        [&](const std::string& query) {
+          const bool is_v6 = tests::question_of(query).is_v6;
+          if (moved && is_v6) std::this_thread::sleep_for(300ms);
+          return respond(query, moved == is_v6 ? "answer" : "nodata", {"127.0.0.2", "fd00::2"});
+        },
+        53);
+    Resolver resolver(kName, kPort);
+    EXPECT_EQ(resolve(resolver), Addresses{"127.0.0.2"});
+    moved = true;
+    const auto found = start(resolver).get();
+    EXPECT_EQ(texts_of(found), Addresses{"127.0.0.2"});
+    EXPECT_FALSE(found.current);
+    EXPECT_TRUE(tests::eventually([&] { return resolver.latest(found).current; }));
+    EXPECT_EQ(texts_of(resolver.latest(found)), Addresses{"fd00::2"});
+  });
+}
+
 // A name server that goes away in the middle of an answer over TCP is waited for without end. Here
 // it is twenty seconds.
 TEST(Resolver, GivesUpALookUpThatHangs) {
