@@ -54,6 +54,16 @@ CallFailure failure_of(int error, const SocketAddress& peer) {
   }
 }
 
+/// Whether a look-up that is under way may help where all addresses have come to `failure`.
+/// `early`: over half of the budget is left.
+bool better_may_come(const Resolution& found, CallError failure, bool early) {
+  switch (failure) {
+    case CallError::kOverloaded: return false;
+    case CallError::kUnreachable: return !found.complete;  // the other family may have a route
+    default: return !found.current && early;  // they may be old; but the name server may hang
+  }
+}
+
 /// What connect(2) came to: an errno, or 0. Where nobody listens, the kernel may choose for our end
 /// the very port that we connect to, and the socket is connected to itself (RFC 9293, section 3.5).
 /// Such a one is reset, or it would leave the port in TIME_WAIT, where the peer cannot listen.
@@ -412,8 +422,8 @@ struct Client::Attempts : std::vector<UpstreamConnection*> {
     return ended;
   }
   void give_up(const SocketAddress& address) {
-    const auto given_up = std::stable_partition(
-        begin(), end(), [&](const auto* each) { return !(each->address() == address); });
+    const auto given_up = std::partition(
+        begin(), end(), [&](const auto* each) { return each->address() != address; });
     std::for_each(given_up, end(), [](auto* each) { each->retire(); });
     erase(given_up, end());
   }
@@ -470,16 +480,8 @@ std::variant<Client::UpstreamConnection*, CallFailure> Client::connect(Pool& poo
           pool, options_.max_age, next->address));
       continue;
     }
-    if (attempts.empty()) {
-      // While names are looked up, an address without a route may not be the only one, and one that
-      // refuses may be old; where the name server hangs, that costs half of the budget at most.
-      const bool better_may_come = failure->error == CallError::kUnreachable
-                                       ? !found->complete
-                                       : failure->error != CallError::kOverloaded &&
-                                             !found->current &&
-                                             now < deadline - options_.budget / 2;
-      if (!better_may_come) break;
-    }
+    const bool early = now < deadline - options_.budget / 2;
+    if (attempts.empty() && !better_may_come(*found, failure->error, early)) break;
     const auto until = has_next ? next_try : found->complete ? deadline : now + kLookUpPause;
     if (!attempts.wait_until(std::min(until, deadline)) && !found->complete) {
       found = resolver_.latest(*found);
