@@ -275,7 +275,7 @@ void Service::drain() {
   }
   const bool finished = server_.stop(options_.drain_timeout);
   const auto connections = server_.open_connections();
-  if (finished || connections == 0) {
+  if (connections == 0) {
     log_.event(spdlog::level::info, "stopped");
   } else {
     log_.event(spdlog::level::warn, "stopped, connections were cut off at the drain timeout",

@@ -20,8 +20,8 @@ constexpr int kMaxWork = 4;                // reads and answers before other con
 // For the first request of a connection that is over the limit, or was accepted before the stop.
 constexpr auto kFirstRequestGrace = 200ms;
 
-const Refusal kTooMany{503, "too many open connections", {}, {}};
-const Refusal kLate{408, "the request head did not arrive in time", {}, {}};
+constexpr Refusal kTooMany{503, "too many open connections", {}, {}};
+constexpr Refusal kLate{408, "the request head did not arrive in time", {}, {}};
 
 // RFC 9110, section 6.6.1; made once a second.
 const std::string& http_date() {

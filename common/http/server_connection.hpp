@@ -60,7 +60,8 @@ class ServerConnection final : public Watcher {
   std::string out_;                       // answered, not yet sent
   std::size_t sent_ = 0;                  // of out_
   std::unique_ptr<Answering> answering_;  // the request under way
-  Clock::time_point since_{};  // when the client's part began: sending a head, or taking an answer
+  // When the client's part began: sending a head, over the limit all of it; or taking an answer.
+  Clock::time_point since_{};
   State state_ = State::kOpen;
   Input input_ = Input::kNone;
   bool advancing_ = false;  // advance() is on the call stack
