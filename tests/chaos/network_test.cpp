@@ -311,7 +311,7 @@ TEST_F(NetworkFault, ANameServerThatDiesUnderLoadFailsNoCall) {
   expect_no_violation(tally);
 }
 
-// Nor is the old one the last word where the name server is far away.
+// The old one is not the last word where the name server is far away.
 TEST_F(NetworkFault, ANewAddressIsUsedByTheNextCall) {
   network_->ip("a", {"addr", "add", std::string(kOtherAddressA) + "/24", "dev", "wire"});
   auto a = start_a(Network::kAddressA);
@@ -334,7 +334,7 @@ TEST_F(NetworkFault, ANewAddressIsUsedByTheNextCall) {
   EXPECT_TRUE(eventually([&] { return call(b).status == 200; }));
 }
 
-// That look-up is waited for, but no further one, and not half of the budget.
+// The look-up under way is waited for, but no further one, and not half of the budget.
 TEST_F(NetworkFault, ASlowNameServerCostsARefusalOneLookUp) {
   auto a = start_a();
   auto b = start_b("service-a.test", a.port(), "--timeout=10s");
